@@ -1,0 +1,223 @@
+"""Every error of the server, the texts clients see, and the WebSocket close codes.
+
+    OdinError
+    ├─ ConfigError            all problems of the configuration at once; exit code 78
+    ├─ WireError
+    │  ├─ LocalWireError      our bug: a value that cannot be put on the wire
+    │  └─ RemoteWireError     theirs: bytes that cannot be read; count, answer or drop
+    ├─ ClientError            answered on the socket, the connection stays
+    ├─ Disconnect             ends the connection with a close code
+    ├─ FeedError
+    │  ├─ FeedUnavailable     retry with backoff
+    │  ├─ FeedRejected        credentials refused: stop and tell the operator
+    │  └─ FeedSilent          connected, but nothing arrives when something should
+    ├─ StoreError
+    │  ├─ StoreUnavailable    locked, full, read-only: honest answer now, retry later
+    │  └─ MigrationError      the database and this version do not fit
+    └─ ReferenceDataError     an instrument master, history or calendar file cannot be used
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MAX_ERROR_CHARS = 200
+MAX_REFLECTED_CHARS = 64
+
+
+def reflect(value: object, limit: int = MAX_REFLECTED_CHARS) -> str:
+    """Return input made safe to show again: at most `limit` characters, control characters
+    and lone surrogates escaped, so that neither a log line nor an answer can be forged."""
+    text = value if isinstance(value, str) else str(value)
+    text = text[: limit + 1]
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+class OdinError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ConfigError(OdinError):
+    """The configuration cannot be used. `problems` is every (path, problem) found, not the first."""
+
+    exit_code = 78  # EX_CONFIG of sysexits.h
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{path}: {problem}" for path, problem in self.problems))
+
+
+class WireError(OdinError):
+    """Bytes and values do not agree."""
+
+
+class LocalWireError(WireError):
+    """A value of ours cannot be encoded: a bug here."""
+
+
+class RemoteWireError(WireError):
+    """Bytes of theirs cannot be decoded."""
+
+
+class ErrorSpec(NamedTuple):
+    """One entry of the catalogue: the text sent and when it is sent."""
+
+    text: str
+    when: str
+
+
+CLIENT_ERRORS: dict[str, ErrorSpec] = {
+    "invalid_json": ErrorSpec(
+        "The message was not valid JSON: {problem}", "A text frame does not parse as JSON."
+    ),
+    "invalid_request": ErrorSpec(
+        "The request was not understood: {problem}",
+        "The JSON is not an object, or a field has the wrong type.",
+    ),
+    "unknown_action": ErrorSpec("Unknown action: {action}", "`action` is missing or not known."),
+    "no_stocks_subscribe": ErrorSpec(
+        "No stocks provided for subscription", "`subscribe` without `stocks` or with none in it."
+    ),
+    "no_stocks_unsubscribe": ErrorSpec(
+        "No stocks provided for unsubscription",
+        "`unsubscribe` without `stocks` or with none in it.",
+    ),
+    "binary_message": ErrorSpec(
+        "Binary messages are not accepted, send JSON text", "A binary frame arrives."
+    ),
+    "too_many_stocks": ErrorSpec(
+        "{count} stocks in one request, the limit is {limit}; nothing was changed",
+        "More stocks in one request than `limits.stocks_per_request`.",
+    ),
+    "subscription_limit": ErrorSpec(
+        "{count} subscriptions would pass the limit of {limit}; nothing was changed",
+        "The client would hold more than `limits.subscriptions_per_client`.",
+    ),
+    "rate_limited": ErrorSpec(
+        "Too many requests, the limit is {limit} a second; this one was not carried out",
+        "More requests than `limits.requests_per_s` after the allowed burst.",
+    ),
+    "store_unavailable": ErrorSpec(
+        "The subscription could not be saved, nothing was changed; try again shortly",
+        "The database is locked, full or read-only.",
+    ),
+    "session_taken_over": ErrorSpec(
+        "This client_id has connected elsewhere; this connection ends",
+        "Sent to the old connection before close code 4409.",
+    ),
+    "invalid_client_id": ErrorSpec(
+        "client_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -",
+        "HTTP 400 before the upgrade.",
+    ),
+    "upgrade_required": ErrorSpec(
+        "This address speaks WebSocket: connect with ws://HOST/enhanced-stream?client_id=YOUR_ID",
+        "HTTP 426 for a plain GET.",
+    ),
+    "too_many_connections": ErrorSpec(
+        "Too many connections, try again shortly",
+        "HTTP 429 for one address, HTTP 503 for the whole server, before the upgrade.",
+    ),
+    "internal": ErrorSpec(
+        "The server could not carry out the request; nothing was changed",
+        "A fault in the server, logged there.",
+    ),
+}
+"""Texts of the errors clients receive. `docs/errors.md` is generated from this table."""
+
+STOCK_ERRORS: dict[str, ErrorSpec] = {
+    "unknown_symbol": ErrorSpec("No instrument is called {stock}", "The name resolves to nothing."),
+    "unknown_token": ErrorSpec("No instrument has the token {stock}", "The token is not listed."),
+    "ambiguous_token": ErrorSpec(
+        "Token {stock} is listed more than once, write EXCHANGE:TOKEN",
+        "A bare token that several exchanges or segments share, none of them NSE cash.",
+    ),
+    "unknown_exchange": ErrorSpec(
+        "No exchange or segment is called {stock}", "The qualifier of `EXCHANGE:NAME` is not known."
+    ),
+    "invalid_stock": ErrorSpec(
+        "A stock is a symbol or token of 1 to 64 characters",
+        "Empty, too long, or with control characters.",
+    ),
+    "not_subscribed": ErrorSpec(
+        "{stock} was not subscribed", "`unsubscribe` of something the client does not hold."
+    ),
+}
+"""Reasons in `failed_details` of a subscription_response."""
+
+
+class ClientError(OdinError):
+    """A request cannot be carried out; `code` and the text go to the client."""
+
+    def __init__(self, code: str, **values: object) -> None:
+        self.code = code
+        text = CLIENT_ERRORS[code].text.format(**{k: reflect(v) for k, v in values.items()})
+        self.message = text[:MAX_ERROR_CHARS]
+        super().__init__(self.message)
+
+
+class CloseSpec(NamedTuple):
+    """One WebSocket close code: its reason text and whether a client should come back."""
+
+    reason: str
+    come_back: str
+
+
+CLOSE_CODES: dict[int, CloseSpec] = {
+    1000: CloseSpec("closed by the client", "as you like"),
+    1001: CloseSpec("server stops", "at once, with 0 to 5 s of jitter"),
+    1002: CloseSpec("protocol error", "after a fix"),
+    1003: CloseSpec("binary data on a text endpoint", "after a fix"),
+    1007: CloseSpec("text was not UTF-8", "after a fix"),
+    1008: CloseSpec("policy", "with a new session"),
+    1009: CloseSpec("message too large", "after a fix"),
+    1011: CloseSpec("fault in the server", "with backoff"),
+    1012: CloseSpec("server restarts", "at once, with 0 to 5 s of jitter"),
+    1013: CloseSpec("overloaded, try later", "with backoff from 5 s"),
+    4401: CloseSpec("authentication failed or expired", "after new credentials"),
+    4403: CloseSpec("not allowed", "after new credentials"),
+    4408: CloseSpec("too slow", "at once, state is kept"),
+    4409: CloseSpec("session taken over", "no, or two programs fight for ever"),
+    4429: CloseSpec("too many requests", "after 10 s"),
+}
+"""Close codes and what they ask of the client. Documented in docs/errors.md."""
+
+
+class Disconnect(OdinError):
+    """The connection must end with a close code of CLOSE_CODES."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        self.code = code
+        self.reason = reason or CLOSE_CODES[code].reason
+        super().__init__(f"{code} {self.reason}")
+
+
+class FeedError(OdinError):
+    """A source of market data has a problem."""
+
+
+class FeedUnavailable(FeedError):
+    """The source cannot be reached or broke off: retry with backoff."""
+
+
+class FeedRejected(FeedError):
+    """The source refused the credentials: do not retry, tell the operator."""
+
+
+class FeedSilent(FeedError):
+    """The source is connected but says nothing when it should."""
+
+
+class StoreError(OdinError):
+    """The database has a problem."""
+
+
+class StoreUnavailable(StoreError):
+    """Locked, full, read-only or gone: nothing was changed, trying again may work."""
+
+
+class MigrationError(StoreError):
+    """The database's schema and this version do not fit; nothing was changed."""
+
+
+class ReferenceDataError(OdinError):
+    """An instrument master, daily history or calendar file cannot be used; nothing was changed."""

@@ -1,0 +1,177 @@
+"""The values that travel through the server.
+
+Everything here is immutable and free of I/O. Per-message values are NamedTuples (cheap to build);
+long-lived ones are frozen slotted dataclasses. Units are in the names: `_ms` is integer
+milliseconds since the Unix epoch, prices are rupees as float, quantities are whole shares.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Segment = Literal["CM", "INDEX", "FO", "CD", "CO"]
+"""Exchange segments: cash market, indices, equity derivatives, currency, commodity."""
+
+Phase = Literal["closed", "pre_open", "open", "closing_auction", "post_close"]
+
+
+class InstrumentKey(NamedTuple):
+    """What identifies an instrument: tokens are unique only inside (exchange, segment)."""
+
+    exchange: str
+    segment: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One tradable instrument or index, as an instrument master lists it."""
+
+    key: InstrumentKey
+    symbol: str
+    """Trading symbol without series suffix, upper case: "SBIN", "M&M", "NIFTY 50"."""
+    series: str = ""
+    """Exchange series or group: "EQ", "BE", "SM" on NSE; "A", "B", "X" on BSE; "" if none."""
+    name: str = ""
+    isin: str = ""
+    kind: str = "equity"
+    """ "equity", "etf", "index", "debt", "future", "option" or "other"."""
+    tick_size: float = 0.05
+    """Smallest price step in rupees."""
+    lot_size: int = 1
+    reference_close: float | None = None
+    """A recent close in rupees where the master carries one; a start for the simulator only."""
+
+    @property
+    def exchange(self) -> str:
+        return self.key.exchange
+
+    @property
+    def token(self) -> str:
+        """The exchange token as text, the form every message carries."""
+        return str(self.key.token)
+
+    @property
+    def label(self) -> str:
+        """The display name "SBIN (NSE)"."""
+        return f"{self.symbol} ({self.key.exchange})"
+
+
+class Tick(NamedTuple):
+    """One update from a feed. Optional fields are None where the feed does not carry them."""
+
+    key: InstrumentKey
+    exchange_ms: int
+    """Exchange time of the update."""
+    ltp: float
+    """Last traded price."""
+    volume: int | None = None
+    """Shares traded today so far (cumulative, not the size of one trade)."""
+    open: float | None = None
+    high: float | None = None
+    """Day high as the feed states it."""
+    low: float | None = None
+    prev_close: float | None = None
+    """Close of the previous trading day."""
+
+
+class Quote(NamedTuple):
+    """The state of one instrument after a tick: the `data` object of a `market_data` message.
+
+    The fields and their order are those of the public protocol; encoding is a plain zip of
+    `_fields` and values. None means not known (never a made-up number).
+    """
+
+    symbol: str
+    token: str
+    exchange: str
+    ltp: float
+    open: float
+    high: float
+    low: float
+    close: float | None
+    """Previous trading day's close, as the protocol defines it; equal to `prev_close`."""
+    prev_close: float | None
+    volume: int
+    percent_change: float | None
+    week_52_high: float | None
+    week_52_low: float | None
+    week_52_high_date: str | None
+    """ISO date."""
+    week_52_low_date: str | None
+    day_high: float
+    day_low: float
+    avg_volume_5d: int | None
+    timestamp: int
+    """Exchange time of the tick, ms."""
+    last_updated: str
+    """When the server applied the tick: RFC 3339, nanoseconds, +05:30."""
+    is_new_week_52_high: bool
+    is_new_week_52_low: bool
+
+
+class DailyBar(NamedTuple):
+    """One trading day of one instrument, unadjusted."""
+
+    key: InstrumentKey
+    date: str
+    """ISO date of the trading day."""
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: int
+
+
+class YearSummary(NamedTuple):
+    """What a year of daily bars says, ending with the last trading day before today."""
+
+    high: float
+    high_date: str
+    low: float
+    low_date: str
+    avg_volume_5d: int
+    """Mean volume of the last five recorded days, rounded to a whole share."""
+    prev_close: float
+    prev_date: str
+    """Date of the newest bar, whose close `prev_close` is."""
+
+
+class MarketStatus(NamedTuple):
+    """Where one exchange is in its trading day at one instant."""
+
+    exchange: str
+    is_open: bool
+    """Whether the instant lies in the half-open data window [open, close)."""
+    phase: Phase
+    holiday: str | None
+    """Name of today's holiday or weekend day ("Saturday"); None on a trading day."""
+    session: str | None
+    """Name of today's special session (Muhurat, budget day); None on an ordinary day."""
+    market_hours: str
+    """Today's data window, "09:15 - 15:30 IST"; the regular one when today has none."""
+    next_open_ms: int | None
+    """None where no opening lies within the next two years."""
+    next_close_ms: int | None
+    """Close of the running session, or of the next one."""
+    next_change_ms: int
+    """First instant at which any field but these may differ."""
+    is_calendar_known: bool
+    """False past the last date the calendar has facts for: weekday rule, not knowledge."""
+
+
+class Subscription(NamedTuple):
+    """One instrument on one client's list."""
+
+    key: InstrumentKey
+    symbol: str
+    """The instrument's symbol when it was subscribed; shown when the master no longer has it."""
+    subscribed_ms: int
+
+
+class FeedStatus(NamedTuple):
+    """What clients and operators are told about where the data comes from."""
+
+    name: str
+    state: Literal["idle", "connecting", "streaming", "stale", "backoff", "rejected", "stopped"]
+    is_stale: bool
+    last_tick_ms: int | None

@@ -1,0 +1,19 @@
+"""What the hub routes by.
+
+A topic is any hashable value; the hub only compares it. Quotes have one topic per instrument and
+encoding, so that the frame built for a tick is shared by everybody who reads that encoding.
+"""
+
+from collections.abc import Hashable
+from typing import Literal, NamedTuple
+
+Topic = Hashable
+Encoding = Literal["json"]
+
+
+class QuoteTopic(NamedTuple):
+    """The quotes of one instrument in one encoding."""
+
+    key: tuple[str, str, int]
+    """Exchange, segment and token: an InstrumentKey."""
+    encoding: Encoding = "json"
