@@ -164,7 +164,7 @@ class Rfc3339:
     """
 
     def __init__(self) -> None:
-        self._second = -1
+        self._second: int | None = None
         self._prefix = ""
 
     def __call__(self, epoch_ns: int) -> str:

@@ -113,6 +113,10 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
         "This address speaks WebSocket: connect with ws://HOST/enhanced-stream?client_id=YOUR_ID",
         "HTTP 426 for a plain GET.",
     ),
+    "origin_not_allowed": ErrorSpec(
+        "Pages of this Origin may not connect, see server.cors_origins",
+        "HTTP 403 for a web page that is not on the list.",
+    ),
     "too_many_connections": ErrorSpec(
         "Too many connections, try again shortly",
         "HTTP 429 for one address, HTTP 503 for the whole server, before the upgrade.",

@@ -54,7 +54,7 @@ class Exposition:
         self._metrics = metrics
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)  # type: ignore[arg-type]
+        self._registry.register(self)
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add `odin_<name>`, read by calling `read` at every scrape."""

@@ -1,0 +1,1 @@
+"""Measurements behind the performance figures in the README."""

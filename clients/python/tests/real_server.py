@@ -1,0 +1,54 @@
+"""The odin server in a process of its own, on a free port, with a market that is always open."""
+
+import asyncio
+import importlib.util
+import re
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from pathlib import Path
+
+import pytest
+
+START_PATIENCE_S = 20.0
+
+
+class RealServer:
+    """`odin demo` on one database file and, after the first start, one port."""
+
+    def __init__(self, database: Path) -> None:
+        if importlib.util.find_spec("odin") is None:
+            pytest.skip("the odin server is not installed in this environment")
+        self.database = database
+        self.port = 0
+        self.url = ""
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        """Start it; returns when it listens."""
+        command = ["-m", "odin", "demo", "--port", str(self.port), "--db", str(self.database)]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=PIPE, stderr=DEVNULL
+        )
+        assert self._process.stdout is not None
+        async with asyncio.timeout(START_PATIENCE_S):
+            line = (await self._process.stdout.readline()).decode()
+        found = re.search(r"ws://\S+:(\d+)/\S+", line)
+        assert found is not None, f"the first line was {line!r}"
+        self.url, self.port = found[0], int(found[1])
+
+    async def stop(self) -> None:
+        """Stop it in order: clients get close code 1001."""
+        await self._end("terminate")
+
+    async def kill(self) -> None:
+        """Stop it as a power cut would."""
+        await self._end("kill")
+
+    async def _end(self, how: str) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            getattr(process, how)()
+        # communicate() reads the rest of its output, so that the pipe is closed with it.
+        await process.communicate()

@@ -1,0 +1,194 @@
+-- The queries the program uses, by name. Results that may be long come as one JSON value a page:
+-- Python takes its global lock anew for every row fetched, and a thread that streams ticks gives
+-- it back so late that 3,000 rows would take seconds. The same goes for statements, which
+-- is why rows are inserted by the hundred (queries of one row of VALUES are repeated for that).
+
+
+-- Clients and subscriptions ------------------------------------------------------------------
+
+-- name: load_subscriptions(client_id)$
+-- A client's subscriptions in the order they were made.
+SELECT json_group_array(json_array(exchange, segment, token, symbol, subscribed_ms))
+FROM (
+    SELECT exchange, segment, token, symbol, subscribed_ms
+    FROM subscriptions
+    WHERE client_id = :client_id
+    ORDER BY position
+);
+
+-- name: remove_subscriptions(rows)!
+-- rows: JSON array of [client_id, exchange, segment, token].
+DELETE FROM subscriptions
+WHERE (client_id, exchange, segment, token) IN (
+    SELECT
+        json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+        json_extract(value, '$[2]'), json_extract(value, '$[3]')
+    FROM json_each(:rows)
+);
+
+-- name: see_clients(rows)!
+-- rows: JSON array of [client_id, now_ms]. A client's first subscription makes its row.
+INSERT INTO clients (client_id, created_ms, last_seen_ms)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[1]')
+FROM json_each(:rows)
+WHERE true
+ON CONFLICT (client_id) DO UPDATE SET
+    last_seen_ms = max(last_seen_ms, excluded.last_seen_ms);
+
+-- name: add_subscriptions()!
+-- Subscribing again moves to the end: REPLACE gives the row a new position.
+INSERT OR REPLACE INTO subscriptions
+    (client_id, exchange, segment, token, symbol, subscribed_ms)
+VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: touch_clients(client_ids, now_ms)!
+UPDATE clients SET last_seen_ms = max(last_seen_ms, :now_ms)
+WHERE client_id IN (SELECT value FROM json_each(:client_ids));
+
+-- name: expire_clients(before_ms, keep, most)!
+DELETE FROM clients
+WHERE client_id IN (
+    SELECT client_id FROM clients
+    WHERE last_seen_ms < :before_ms
+        AND client_id NOT IN (SELECT value FROM json_each(:keep))
+    LIMIT :most
+);
+
+-- name: forget_client(client_id)!
+DELETE FROM clients WHERE client_id = :client_id;
+
+-- name: count_clients()$
+SELECT count(*) FROM clients;
+
+-- name: clients()
+SELECT client_id, created_ms, last_seen_ms, count(s.position)
+FROM clients AS c LEFT JOIN subscriptions AS s USING (client_id)
+GROUP BY client_id
+ORDER BY last_seen_ms DESC, client_id;
+
+-- name: client(client_id)^
+SELECT client_id, created_ms, last_seen_ms FROM clients WHERE client_id = :client_id;
+
+
+-- Instruments --------------------------------------------------------------------------------
+
+-- name: instrument_page(exchange, segment, token, most)^
+-- The next instruments after a key, in the order of the keys: JSON, their number, the last key.
+WITH page AS (
+    SELECT * FROM instruments
+    WHERE (exchange, segment, token) > (:exchange, :segment, :token)
+    ORDER BY exchange, segment, token
+    LIMIT :most
+)
+SELECT
+    json_group_array(json_array(
+        exchange, segment, token, symbol, series, name, isin, kind,
+        tick_size, lot_size, reference_close
+    )),
+    count(*), exchange, segment, token
+FROM page;
+
+-- name: save_instruments()!
+INSERT OR REPLACE INTO instruments
+    (exchange, segment, token, symbol, series, name, isin, kind,
+     tick_size, lot_size, reference_close)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: remove_instruments(rows)!
+-- rows: JSON array of [exchange, segment, token].
+DELETE FROM instruments
+WHERE (exchange, segment, token) IN (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+    FROM json_each(:rows)
+);
+
+-- name: note_import(source, saved, removed, now_ms)!
+INSERT INTO instrument_imports (source, saved, removed, imported_ms)
+VALUES (:source, :saved, :removed, :now_ms);
+
+-- name: last_import()^
+SELECT version, source FROM instrument_imports ORDER BY version DESC LIMIT 1;
+
+
+-- Daily history ------------------------------------------------------------------------------
+
+-- name: make_incoming()!
+-- Bars are gathered here first: other programs' changes wait only for the merge at the end.
+CREATE TEMPORARY TABLE incoming (
+    exchange TEXT, segment TEXT, token INTEGER, date TEXT,
+    open REAL, high REAL, low REAL, close REAL, volume INTEGER
+);
+
+-- name: add_incoming()!
+INSERT INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: order_incoming()!
+CREATE INDEX temp.incoming_in_order ON incoming (exchange, segment, token, date);
+
+-- name: merge_incoming()!
+-- Of several bars of one day the last counts.
+INSERT INTO daily_history (exchange, segment, token, date, open, high, low, close, volume)
+SELECT exchange, segment, token, date, open, high, low, close, volume FROM temp.incoming
+WHERE true
+ORDER BY exchange, segment, token, date, rowid
+ON CONFLICT DO UPDATE SET
+    open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
+    volume = excluded.volume;
+
+-- name: drop_incoming()!
+DROP TABLE IF EXISTS temp.incoming;
+
+-- name: year_summaries(from_date, until_date)$
+-- One pass finds the extremes, the others walk each instrument's bars by the primary key.
+WITH years AS (
+    SELECT exchange, segment, token, max(high) AS high, min(low) AS low, max(date) AS last_date
+    FROM daily_history
+    WHERE date BETWEEN :from_date AND :until_date
+    GROUP BY exchange, segment, token
+)
+SELECT json_group_array(json_array(
+    exchange,
+    segment,
+    token,
+    high,
+    (
+        SELECT max(date) FROM daily_history AS d
+        WHERE (d.exchange, d.segment, d.token) = (y.exchange, y.segment, y.token)
+            AND date BETWEEN :from_date AND :until_date AND d.high = y.high
+    ),
+    low,
+    (
+        SELECT max(date) FROM daily_history AS d
+        WHERE (d.exchange, d.segment, d.token) = (y.exchange, y.segment, y.token)
+            AND date BETWEEN :from_date AND :until_date AND d.low = y.low
+    ),
+    (
+        SELECT (2 * sum(volume) + count(*)) / (2 * count(*))  -- the mean, halves rounded up
+        FROM (
+            SELECT volume FROM daily_history AS d
+            WHERE (d.exchange, d.segment, d.token) = (y.exchange, y.segment, y.token)
+                AND date BETWEEN :from_date AND :until_date
+            ORDER BY date DESC
+            LIMIT 5
+        )
+    ),
+    (
+        SELECT close FROM daily_history AS d
+        WHERE (d.exchange, d.segment, d.token) = (y.exchange, y.segment, y.token)
+            AND date = y.last_date
+    ),
+    last_date
+))
+FROM years AS y;
+
+-- name: history_extent()^
+SELECT min(date), max(date), count(*) FROM daily_history;
+
+
+-- Status -------------------------------------------------------------------------------------
+
+-- name: table_counts()^
+SELECT
+    (SELECT count(*) FROM clients),
+    (SELECT count(*) FROM subscriptions),
+    (SELECT count(*) FROM instruments);

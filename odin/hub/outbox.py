@@ -1,0 +1,114 @@
+"""What waits for the sockets.
+
+An Outbox holds the frames that all subscribers with the same set of topics have yet to get, in
+order, once for all of them. A Backlog holds what waits for one subscriber that fell behind: the
+newest frame of each topic, and every control frame.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from odin.topics import Topic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Sink(Protocol):
+    """What the hub needs of a socket. None of these calls may block or raise."""
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport."""
+        ...
+
+    def backlog_bytes(self) -> int:
+        """Return how many bytes the transport holds that the kernel has not taken."""
+        ...
+
+    def on_stalled(self) -> None:
+        """The subscriber took nothing for too long, or owes too much: end the connection."""
+        ...
+
+
+class Subscriber:
+    """One socket's place in the hub. Made by `Hub.attach`; its fields belong to the hub."""
+
+    __slots__ = ("backlog", "next_seq", "outbox", "sink", "topics")
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.topics: frozenset[Topic] = frozenset()
+        self.outbox: Outbox | None = None
+        self.next_seq = 0
+        self.backlog: Backlog | None = None
+
+
+class Outbox:
+    """Frames for every subscriber whose topics are exactly `topics`.
+
+    Frames are numbered from `first_seq`; a subscriber remembers the number it wants next. So one
+    subscriber can be brought up to date alone (before its reply is written) while the others
+    still wait, and nobody gets a frame twice.
+    """
+
+    __slots__ = ("first_seq", "frames", "members", "topics")
+
+    def __init__(self, topics: frozenset[Topic]) -> None:
+        self.topics = topics
+        self.frames: list[bytes] = []
+        self.first_seq = 0
+        self.members: dict[Subscriber, None] = {}
+
+    def join(self, subscriber: Subscriber) -> None:
+        """Add a subscriber that gets what is appended from now on."""
+        self.members[subscriber] = None
+        subscriber.outbox = self
+        subscriber.next_seq = self.first_seq + len(self.frames)
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber, together with whatever it has not taken."""
+        del self.members[subscriber]
+        subscriber.outbox = None
+
+    def take(self, subscriber: Subscriber) -> list[bytes]:
+        """Return the frames the subscriber has not had, and count them as had."""
+        start = subscriber.next_seq - self.first_seq
+        subscriber.next_seq = self.first_seq + len(self.frames)
+        return self.frames[start:] if start else self.frames
+
+    def drop(self, count: int) -> None:
+        """Forget the oldest `count` frames, which every member has had."""
+        self.first_seq += count
+        if count == len(self.frames):
+            self.frames = []
+        else:
+            del self.frames[:count]
+
+
+class Backlog:
+    """What a late subscriber is owed: bounded by its topics and MAX_CONTROL control frames."""
+
+    __slots__ = ("control", "newest", "progress_at", "seen_bytes")
+
+    def __init__(self, now: float, seen_bytes: int) -> None:
+        self.newest: dict[Topic, bytes] = {}
+        self.control: list[bytes] = []
+        self.progress_at = now
+        self.seen_bytes = seen_bytes
+
+    def discard(self, topics: "Iterable[Topic]") -> None:
+        """Forget what waits on these topics."""
+        for topic in topics:
+            self.newest.pop(topic, None)
+
+    def take(self, max_bytes: int) -> list[bytes]:
+        """Remove and return control frames, then data, until `max_bytes` is reached."""
+        frames, self.control = self.control, []
+        size = sum(map(len, frames))
+        newest = self.newest
+        for topic in list(newest):
+            if size >= max_bytes:
+                break
+            frame = newest.pop(topic)
+            size += len(frame)
+            frames.append(frame)
+        return frames

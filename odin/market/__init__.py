@@ -1,0 +1,1 @@
+"""The model of the market: instruments, quotes, trading calendar and clock. No I/O."""

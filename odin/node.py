@@ -1,0 +1,405 @@
+"""The composition root: builds the parts from the settings, wires them, starts and stops them.
+
+The only module that knows everyone. It adds no behaviour of its own but the walk of a tick (feed
+to board to gate to protocols) and the housekeeping that needs several parts at once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from odin import reference
+from odin.clock import NS_PER_MS, Clock, SessionClock, WallClock, ist_date
+from odin.config import Settings
+from odin.errors import OdinError, StoreError
+from odin.feeds.base import Demand, Feed, FeedSupervisor
+from odin.feeds.replay import Recording, Replay
+from odin.feeds.simulator import Simulator
+from odin.hub.hub import Hub
+from odin.market.gate import MarketGate
+from odin.market.history import window_start
+from odin.market.instruments import InstrumentRegistry
+from odin.market.quotes import QuoteBoard
+from odin.market.sessions import Calendar, MarketClock
+from odin.metrics import Exposition, Metrics
+from odin.model import FeedStatus, Instrument, InstrumentKey, MarketStatus, Tick
+from odin.protocols.enhanced.endpoint import EnhancedEndpoint
+from odin.protocols.enhanced.wire import MarketView
+from odin.store.journal import Journal
+from odin.store.sqlite import SqliteStore
+from odin.topics import QuoteTopic, Topic
+
+log = logging.getLogger("odin.node")
+
+EXCHANGES = ("NSE", "BSE")
+"""Exchanges with a calendar; the first is the one whose status clients are told."""
+BELL_CHECK_S = 0.1
+RELOAD_CHECK_S = 2.0
+TOUCH_S = 60.0
+MS_PER_DAY = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What `odin replay` plays. `speed` is a multiple of real time, None as fast as it goes."""
+
+    paths: tuple[str, ...]
+    speed: float | None = 1.0
+    symbol: str | None = None
+    """Symbol of recordings that do not name one."""
+
+
+class Node:
+    """One running server without its sockets. Use `async with await Node.start(settings)`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SqliteStore,
+        registry: InstrumentRegistry,
+        calendars: dict[str, Calendar],
+        recording: Recording | None = None,
+        speed: float | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.store = store
+        self.registry = registry
+        self.journal = Journal(store, self.metrics)
+        self.clocks = {exchange: MarketClock(calendar) for exchange, calendar in calendars.items()}
+        self.gate = MarketGate(self.clocks, is_forced=settings.market.gate == "always")
+        self.board = QuoteBoard(registry.get, self.metrics)
+        self.extra_instruments: list[Instrument] = []
+        self.clock: Clock
+        self.feed: Feed | None
+        if recording is not None:
+            self.extra_instruments = [
+                item for item in recording.instruments if registry.get(item.key) is None
+            ]
+            self.feed = replay = Replay(recording, speed=speed, end_at_ms=self._close_after)
+            self.clock = replay.clock
+        else:
+            self.clock = clock or self._market_clock()
+            self.feed = self._simulator() if settings.feed.kind == "simulator" else None
+        self.hub = Hub(
+            self.metrics,
+            stall_timeout_s=settings.limits.progress_timeout_s,
+            on_wanted=lambda topics: self.demand.add(_keys(topics)),
+            on_unwanted=lambda topics: self.demand.remove(_keys(topics)),
+        )
+        self.supervisor: FeedSupervisor | None = None
+        if self.feed is not None:
+            self.supervisor = FeedSupervisor(
+                self.feed,
+                self.on_tick,
+                metrics=self.metrics,
+                clock_ms=self.clock.now_ms,
+                is_expected=self._is_data_expected,
+                stale_after_s=settings.feed.stale_after_s,
+                on_status=self._on_feed_status,
+            )
+        self.demand = Demand(
+            registry.get,
+            self.supervisor.want if self.supervisor else _want_nothing,
+            self.supervisor.unwant if self.supervisor else _want_nothing,
+            linger_s=settings.feed.linger_s,
+        )
+        self.enhanced = EnhancedEndpoint(
+            hub=self.hub,
+            registry=registry,
+            board=self.board,
+            store=store,
+            journal=self.journal,
+            market=self,
+            limits=settings.limits,
+            origins=settings.server.cors_origins,
+            metrics=self.metrics,
+            now_ms=self.clock.now_ms,
+            wall_ms=WallClock().now_ms,
+        )
+        self.started_ms = WallClock().now_ms()
+        self.is_ready = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._instruments_version = -1
+        self._history_day = ""
+        self._calendar_stamp: float | None = None
+        self.exposition = Exposition(self.metrics)
+        self._add_gauges()
+
+    # ------------------------------------------------------------------ life
+
+    @classmethod
+    async def start(
+        cls,
+        settings: Settings,
+        replay: ReplayOptions | None = None,
+        *,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Build a node and set it running; whatever is wrong is raised here.
+
+        clock: market time, where neither the settings' nor the recording's is wanted.
+        """
+        store = await SqliteStore.open(
+            settings.store.path, busy_timeout_s=settings.store.busy_timeout_s
+        )
+        try:
+            registry = InstrumentRegistry()
+            version = await store.instruments_version()
+            await reference.fill_registry(store, registry)
+            recording = None
+            if replay is not None:
+                recording = Recording.load(
+                    [Path(path) for path in replay.paths],
+                    resolve=registry.lookup,
+                    symbol=replay.symbol,
+                )
+            node = cls(
+                settings,
+                store,
+                registry,
+                read_calendars(settings.market.calendar_file),
+                recording,
+                replay.speed if replay is not None else None,
+                clock,
+            )
+            node._instruments_version = version
+            if node.extra_instruments:
+                await reference.fill_registry(store, registry, node.extra_instruments)
+            await node._run()
+        except BaseException:
+            await store.close()
+            raise
+        return node
+
+    async def _run(self) -> None:
+        self._calendar_stamp = self._calendar_mtime()
+        await self._load_history()
+        self.gate.bells(self.clock.now_ms())
+        jobs: list[Awaitable[None]] = [
+            self.journal.run(),
+            self._repeat(BELL_CHECK_S, self._check_bells),
+            self._repeat(RELOAD_CHECK_S, self._check_reload),
+            self._repeat(TOUCH_S, self._keep_house),
+        ]
+        if self.supervisor is not None:
+            jobs.append(self.supervisor.run())
+        self._tasks = [asyncio.ensure_future(job) for job in jobs]
+        self.is_ready = True
+        log.info(
+            "ready",
+            extra={
+                "instruments": len(self.registry),
+                "feed": self.feed_status.name,
+                "simulated": self.is_simulated,
+            },
+        )
+
+    async def stop(self, close_code: int = 1001) -> None:
+        """Close every connection with the code, finish what was asked, and let go of everything."""
+        self.is_ready = False
+        await self.enhanced.stop(close_code, self.settings.server.shutdown_grace_s)
+        self.demand.close()
+        await self.journal.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.close()
+
+    # ------------------------------------------------------------------ the walk of a tick
+
+    def on_tick(self, tick: Tick) -> None:
+        """Apply a tick and send its quote. Never awaits, never raises for a bad tick."""
+        now_ns = self.clock.now_ns()
+        now_ms = now_ns // NS_PER_MS
+        quote = self.board.apply(tick, now_ns)
+        if quote is None:
+            return
+        if now_ms >= self.gate.next_change_ms:
+            self._check_bells()
+        if self.gate.is_streaming(tick.key.exchange, now_ms):
+            self.enhanced.on_quote(tick.key, quote)
+        else:
+            self.metrics.ticks_gated += 1
+
+    # ------------------------------------------------------------------ the market, for protocols
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether data or time are not the real market's."""
+        return self.clock.is_simulated or (self.feed is not None and self.feed.is_simulated)
+
+    @property
+    def feed_status(self) -> FeedStatus:
+        """What the feed is doing."""
+        if self.supervisor is None:
+            return FeedStatus("none", "stopped", is_stale=False, last_tick_ms=None)
+        return self.supervisor.status
+
+    def view(self) -> MarketView:
+        """Return what clients are told about the market now."""
+        now_ms = self.clock.now_ms()
+        return self._view(now_ms, self.gate.status(now_ms))
+
+    def _view(self, now_ms: int, status: MarketStatus) -> MarketView:
+        return MarketView(
+            now_ms=now_ms,
+            status=status,
+            is_streaming=status.is_open or self.gate.is_forced,
+            gate=self.gate.name,
+            is_simulated=self.is_simulated,
+            feed=self.feed_status,
+        )
+
+    def is_streaming(self, exchange: str) -> bool:
+        """Whether market_data of the exchange flows now."""
+        return self.gate.is_streaming(exchange, self.clock.now_ms())
+
+    # ------------------------------------------------------------------ housekeeping
+
+    def _is_data_expected(self) -> bool:
+        if self.gate.is_forced:
+            return True
+        status = self.gate.status(self.clock.now_ms())
+        return status.is_open and status.phase == "open"
+
+    def _on_feed_status(self, status: FeedStatus) -> None:
+        log.info("feed", extra={"feed": status.name, "state": status.state})
+        if self.is_ready:
+            self.enhanced.push_market_status(self.view())
+
+    def _check_bells(self) -> None:
+        for at_ms, status in self.gate.bells(self.clock.now_ms()):
+            log.info("market opened" if status.is_open else "market closed")
+            self.enhanced.push_market_status(self._view(at_ms, status))
+
+    async def _check_reload(self) -> None:
+        version = await self.store.instruments_version()
+        if version != self._instruments_version:
+            self._instruments_version = version
+            await reference.fill_registry(self.store, self.registry, self.extra_instruments)
+            self.board.refresh_names()
+            self.demand.refresh()
+            log.info("instruments were reloaded", extra={"instruments": len(self.registry)})
+        stamp = self._calendar_mtime()
+        if stamp != self._calendar_stamp:
+            self._calendar_stamp = stamp
+            self._reload_calendars()
+        if self._trading_day() != self._history_day:
+            await self._load_history()
+
+    async def _keep_house(self) -> None:
+        now_ms = WallClock().now_ms()
+        connected = self.enhanced.connected_clients
+        await self.store.touch(connected, now_ms)
+        expiry_ms = int(self.settings.store.client_expiry_days * MS_PER_DAY)
+        expired = await self.store.expire_clients(now_ms - expiry_ms, keep=connected)
+        self.metrics.clients_expired += expired
+
+    async def _load_history(self) -> None:
+        """Give the board the year before the market's current trading day."""
+        day = self._trading_day()
+        previous = self._calendar.previous_trading_day(day)
+        summaries = await self.store.year_summaries(window_start(previous), previous)
+        self.board.load_history(summaries, day)
+        self._history_day = day
+
+    def _reload_calendars(self) -> None:
+        try:
+            calendars = read_calendars(self.settings.market.calendar_file)
+        except OdinError as error:
+            # The operator is in the middle of an edit: what was known stays in force.
+            log.error("the calendar file was not read again", extra={"problem": str(error)})
+            return
+        for exchange, calendar in calendars.items():
+            self.clocks[exchange].use(calendar)
+        self.gate.reset()
+        log.info("the calendar file was read again")
+
+    async def _repeat(self, every_s: float, job: Callable[[], Awaitable[None] | None]) -> None:
+        """Do a job for ever; a failure of the database is logged and tried again next time."""
+        while True:
+            try:
+                pending = job()
+                if pending is not None:
+                    await pending
+            except StoreError as error:
+                log.warning("housekeeping will be tried again", extra={"problem": str(error)})
+            await asyncio.sleep(every_s)
+
+    # ------------------------------------------------------------------ building
+
+    @property
+    def _calendar(self) -> Calendar:
+        return self.clocks[EXCHANGES[0]].calendar
+
+    def _trading_day(self) -> str:
+        return self._calendar.latest_trading_day(ist_date(self.clock.now_ms()))
+
+    def _market_clock(self) -> Clock:
+        wall = WallClock()
+        if self.settings.simulator.clock == "wall" or self.settings.feed.kind != "simulator":
+            return wall
+        day = self._calendar.day(self._calendar.latest_trading_day(ist_date(wall.now_ms())))
+        start_ms = day.windows[0][0]
+
+        def next_session(at_ns: int) -> tuple[int, int]:
+            opens_ms, closes_ms = self._calendar.next_session(at_ns // NS_PER_MS)
+            return opens_ms * NS_PER_MS, closes_ms * NS_PER_MS
+
+        return SessionClock(start_ms * NS_PER_MS, next_session)
+
+    def _simulator(self) -> Simulator:
+        settings = self.settings.simulator
+        return Simulator(
+            seed=settings.seed,
+            rate_hz=settings.rate_hz,
+            clock=self.clock,
+            is_streaming=lambda: self.is_streaming(EXCHANGES[0]),
+        )
+
+    def _close_after(self, at_ms: int) -> int:
+        """Return the close of the session that contains an instant, or the instant itself."""
+        for opens_ms, closes_ms in self._calendar.day(ist_date(at_ms)).windows:
+            if opens_ms <= at_ms < closes_ms:
+                return closes_ms
+        return at_ms
+
+    def _calendar_mtime(self) -> float | None:
+        path = self.settings.market.calendar_file
+        try:
+            return Path(path).stat().st_mtime if path else None
+        except OSError:
+            return None
+
+    def _add_gauges(self) -> None:
+        gauge = self.exposition.gauge
+        gauge("connected", "Open connections", lambda: self.enhanced.connection_count)
+        gauge("late_peers", "Clients that are late now", lambda: self.hub.late_count)
+        gauge("subscribed_topics", "Topics with a subscriber", lambda: len(self.hub.topics))
+        gauge(
+            "wanted_instruments",
+            "Instruments wanted from the feed",
+            lambda: len(self.demand.wanted),
+        )
+        gauge("instruments", "Instruments in the registry", lambda: len(self.registry))
+        gauge("market_open", "1 while market_data flows", lambda: self.view().is_streaming)
+        gauge("feed_stale", "1 while the feed is stale", lambda: self.feed_status.is_stale)
+
+
+def read_calendars(overrides: str) -> dict[str, Calendar]:
+    """Return the calendar of every exchange, with the operator's overrides if there are any."""
+    path = Path(overrides) if overrides else None
+    return {exchange: reference.read_calendar(exchange, path) for exchange in EXCHANGES}
+
+
+def _keys(topics: Sequence[Topic]) -> list[InstrumentKey]:
+    return [InstrumentKey(*topic.key) for topic in topics if isinstance(topic, QuoteTopic)]
+
+
+def _want_nothing(_instruments: object) -> None:
+    return

@@ -1,0 +1,1 @@
+"""What clients speak: one folder a protocol, and what they share about sockets."""

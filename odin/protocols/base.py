@@ -1,0 +1,200 @@
+"""One Peer per WebSocket: reading, writing, heartbeat, limits, and how it ends.
+
+Frames are written whole to the transport, past aiohttp's writer: the same bytes serve every
+client (server frames are not masked), and nothing is awaited. This is sound because compression
+is off, so each frame stands alone. Pings and pongs are handled here, because only what a client
+takes shows that it is alive: aiohttp's own heartbeat counts anything it says.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from itertools import count
+from time import monotonic
+
+from aiohttp import WSMsgType, web
+
+from odin.config import LimitSettings
+from odin.errors import CLOSE_CODES, Disconnect
+from odin.metrics import Metrics
+from odin.protocols.admission import TokenBucket
+
+log = logging.getLogger("odin.peer")
+
+SEND_BUFFER_BYTES = 32 * 1024
+"""Small on purpose: what the kernel holds for a slow reader can no longer be conflated."""
+RATE_PATIENCE_S = 10.0
+"""How long a client may go on sending faster than its limit before it is closed with 4429."""
+CLOSE_PATIENCE_S = 1.0
+"""How long a close frame is tried on a socket that may not take it; then it is reset."""
+PING = b"\x89\x00"
+
+_peer_ids = count(1)
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return the payload as one unmasked WebSocket text frame (RFC 6455 §5.2)."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 65536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+class Peer:
+    """One connected client. It is the hub's Sink for that client.
+
+    on_text, on_binary: called for each message, one at a time; what they raise ends the
+    connection with the code of a Disconnect, or 1011 for anything unexpected.
+    """
+
+    def __init__(self, request: web.Request, limits: LimitSettings, metrics: Metrics) -> None:
+        self.peer_id = next(_peer_ids)
+        self.address = request.remote or ""
+        self._request = request
+        self._limits = limits
+        self._metrics = metrics
+        # aiohttp refuses a message of exactly max_msg_size, so it is told one more.
+        self._ws = web.WebSocketResponse(
+            autoping=False,
+            compress=False,
+            max_msg_size=limits.message_bytes + 1,
+            timeout=CLOSE_PATIENCE_S,
+        )
+        self._transport: asyncio.Transport | None = None
+        self._bucket = TokenBucket(limits.requests_per_s, limits.request_burst, monotonic())
+        self._over_since: float | None = None
+        self._beat: asyncio.TimerHandle | None = None
+        self._heard_at = 0.0
+        self._ending: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Complete the handshake."""
+        await self._ws.prepare(self._request)
+        transport = self._request.transport
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._heard_at = monotonic()
+        loop = asyncio.get_running_loop()
+        self._beat = loop.call_later(self._limits.ping_interval_s, self._ping)
+
+    # ------------------------------------------------------------------ Sink
+
+    def write(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is not None and self._ending is None and not transport.is_closing():
+            transport.write(data)
+
+    def backlog_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def on_stalled(self) -> None:
+        if self._ending is None:
+            self._metrics.disconnects_slow += 1
+            self.end(4408)
+
+    # ------------------------------------------------------------------ reading
+
+    async def read(
+        self,
+        on_text: Callable[[str], Awaitable[None]],
+        on_binary: Callable[[], None],
+        on_rate_limited: Callable[[], None],
+    ) -> None:
+        """Read until the connection ends; never raises."""
+        try:
+            while True:
+                message = await self._ws.receive()
+                self._heard_at = monotonic()
+                if message.type is WSMsgType.TEXT:
+                    if self._may_ask():
+                        await on_text(message.data)
+                    else:
+                        on_rate_limited()
+                        # Not reading is what holds a flood back; the answers stay few.
+                        await asyncio.sleep(1 / self._limits.requests_per_s)
+                elif message.type is WSMsgType.BINARY:
+                    on_binary()
+                elif message.type is WSMsgType.PING:
+                    self.write(bytes((0x8A, len(message.data))) + message.data)
+                elif message.type is not WSMsgType.PONG:
+                    return
+        except Disconnect as reason:
+            self.end(reason.code, reason.reason)
+        except ConnectionError:
+            return
+        except Exception:
+            self._metrics.faults += 1
+            log.exception("a connection ended by a fault in the server")
+            self.end(1011)
+        finally:
+            await self._finish()
+
+    def _may_ask(self) -> bool:
+        now = monotonic()
+        if self._bucket.take(now):
+            self._over_since = None
+            return True
+        self._metrics.requests_rate_limited += 1
+        self._over_since = self._over_since or now
+        if now - self._over_since > RATE_PATIENCE_S:
+            raise Disconnect(4429)
+        return False
+
+    def _ping(self) -> None:
+        loop = asyncio.get_running_loop()
+        silent_s = monotonic() - self._heard_at
+        interval = self._limits.ping_interval_s
+        if silent_s > interval * 1.5:
+            self.end(4408, "no answer to a ping")
+            return
+        if silent_s >= interval:
+            # The pong of this ping must be here by the next look, half an interval from now.
+            self.write(PING)
+            self._beat = loop.call_later(interval / 2 + 0.01, self._ping)
+            return
+        self._beat = loop.call_later(max(interval - silent_s, 0.01), self._ping)
+
+    # ------------------------------------------------------------------ ending
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether this connection has been told to close."""
+        return self._ending is not None
+
+    def end(self, code: int, reason: str = "") -> None:
+        """Close with a code, without waiting for it; the first call counts."""
+        if self._ending is None:
+            if self._beat is not None:
+                self._beat.cancel()
+            text = reason or CLOSE_CODES[code].reason
+            self._ending = asyncio.ensure_future(self._close(code, text.encode()))
+
+    async def _close(self, code: int, reason: bytes) -> None:
+        """Try to close in order; a socket that does not take the close frame is reset."""
+        try:
+            async with asyncio.timeout(2 * CLOSE_PATIENCE_S):
+                await self._ws.close(code=code, message=reason)
+        except (TimeoutError, ConnectionError, RuntimeError):
+            pass
+        finally:
+            transport = self._transport
+            if transport is not None and transport.get_write_buffer_size():
+                transport.abort()
+
+    async def _finish(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+        self._transport = None
+
+    @property
+    def response(self) -> web.WebSocketResponse:
+        """What an aiohttp handler returns."""
+        return self._ws

@@ -1,0 +1,232 @@
+"""Messages of `/enhanced-stream`: requests in, JSON out.
+
+Shapes, names and texts are those of the integration guide; fields beyond it are only added.
+Requests are decoded into typed values or a ClientError; every encoder returns JSON bytes.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+
+from odin.clock import ist_datetime_text, ist_time_text
+from odin.errors import ClientError
+from odin.market.instruments import Resolution
+from odin.model import FeedStatus, MarketStatus, Quote
+
+ACTIONS = ("subscribe", "unsubscribe", "get_subscriptions", "market_status", "ping", "snapshot")
+FEATURES = (
+    "dynamic_subscriptions",
+    "market_hours_control",
+    "persistent_connection",
+    "real_time_data",
+    "snapshot",
+)
+INSTRUCTIONS = {
+    "subscribe": '{"action":"subscribe","stocks":["SBIN","2885"]}',
+    "unsubscribe": '{"action":"unsubscribe","stocks":["SBIN"]}',
+    "ping": '{"action":"ping"}',
+}
+WELCOME = "Connected to Odin Streamer Enhanced WebSocket"
+TIMEZONE = "Asia/Kolkata"
+PROTOCOL_VERSION = 1
+
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}\Z", re.ASCII)
+
+
+def is_client_id(text: str) -> bool:
+    """Whether the text may name a client. It is never changed, only accepted or not."""
+    return _CLIENT_ID.match(text) is not None
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """One request. Fields not listed here are ignored, as older clients send some."""
+
+    action: str = ""
+    stocks: list[str | int] | None = None
+    tokens: list[str | int] | None = None
+    """Accepted beside `stocks`: an earlier guide called it so."""
+    request_id: str | int | None = None
+    timestamp: int | float | str | None = None
+
+    @property
+    def names(self) -> list[str | int]:
+        """Everything asked for, in order."""
+        return [*(self.stocks or ()), *(self.tokens or ())]
+
+
+class Echo(NamedTuple):
+    """What an answer repeats of its request, so that a client can tell which one it answers."""
+
+    request_id: str | int | None = None
+    timestamp: int | float | str | None = None
+
+
+NO_ECHO = Echo()
+_MAX_ECHO_CHARS = 128
+_decoder = msgspec.json.Decoder(Request)
+
+
+def decode_request(text: str) -> Request:
+    """Return the request, or raise ClientError invalid_json or invalid_request."""
+    try:
+        request = _decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise ClientError("invalid_request", problem=_plain(error)) from None
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise ClientError("invalid_json", problem=_plain(error)) from None
+    except RecursionError:
+        raise ClientError("invalid_json", problem="nested too deeply") from None
+    for value in (request.request_id, request.timestamp):
+        if isinstance(value, str) and len(value) > _MAX_ECHO_CHARS:
+            problem = f"request_id and timestamp hold at most {_MAX_ECHO_CHARS} characters"
+            raise ClientError("invalid_request", problem=problem)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ClientError("invalid_request", problem="a number was too large")
+    return request
+
+
+def _plain(error: Exception) -> str:
+    """The decoder's problem in our words, without Python's names for things."""
+    text = str(error) if not isinstance(error, UnicodeEncodeError) else "lone surrogate"
+    return text.replace(", got ", ", was ").replace("JSON is malformed: ", "")
+
+
+class MarketView(NamedTuple):
+    """Everything a client is told about the market at one instant."""
+
+    now_ms: int
+    status: MarketStatus
+    is_streaming: bool
+    """Whether market_data flows now: the calendar's word, or always with the gate forced open."""
+    gate: str
+    is_simulated: bool
+    feed: FeedStatus
+
+
+# ---------------------------------------------------------------------- encoding
+
+
+def encode_market_data(quote: Quote, sent_ms: int, *, is_snapshot: bool = False) -> bytes:
+    """Return a market_data message. `sent_ms` is the sending time."""
+    message: dict[str, object] = {
+        "type": "market_data",
+        "symbol": quote.symbol,
+        "token": quote.token,
+        "exchange": quote.exchange,
+        "data": dict(zip(Quote._fields, quote, strict=True)),
+        "timestamp": sent_ms,
+    }
+    if is_snapshot:
+        message["snapshot"] = True
+    return orjson.dumps(message)
+
+
+def encode_message(
+    kind: str,
+    status: str,
+    client_id: str,
+    now_ms: int,
+    *,
+    message: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    echo: Echo = NO_ECHO,
+    code: str | None = None,
+) -> bytes:
+    """Return any message but market_data; absent parts are left out, not null."""
+    body: dict[str, object] = {"type": kind, "status": status}
+    if code is not None:
+        body["code"] = code
+    if message is not None:
+        body["message"] = message
+    if data is not None:
+        body["data"] = data
+    if client_id:
+        body["client_id"] = client_id
+    body["timestamp"] = now_ms
+    if echo.request_id is not None:
+        body["request_id"] = echo.request_id
+    if echo.timestamp is not None:
+        body["request_timestamp"] = echo.timestamp
+    return orjson.dumps(body)
+
+
+def encode_error(error: ClientError, client_id: str, now_ms: int, echo: Echo = NO_ECHO) -> bytes:
+    """Return an error message."""
+    return encode_message(
+        "error", "error", client_id, now_ms, message=error.message, code=error.code, echo=echo
+    )
+
+
+def quote_data(quotes: Sequence[Quote]) -> list[dict[str, object]]:
+    """Return quotes as `data` objects."""
+    return [dict(zip(Quote._fields, quote, strict=True)) for quote in quotes]
+
+
+def failed_details(failed: Sequence[Resolution]) -> list[dict[str, object]]:
+    """Return the `failed_details` of stocks that were not found, and why."""
+    return [
+        {
+            "stock": item.stock,
+            "code": item.code,
+            "message": item.message,
+            "suggestions": item.suggestions,
+        }
+        for item in failed
+    ]
+
+
+def market_status_fields(view: MarketView) -> dict[str, object]:
+    """Return the `data` of a market_status message."""
+    status = view.status
+    return {
+        "market_open": view.is_streaming,
+        "market_hours": status.market_hours,
+        "phase": status.phase,
+        "current_time": ist_time_text(view.now_ms),
+        "current_date": ist_datetime_text(view.now_ms)[:10],
+        "next_open": _instant(status.next_open_ms),
+        "next_close": _instant(status.next_close_ms),
+        "timezone": TIMEZONE,
+        "holiday": status.holiday,
+        "session": status.session,
+        "streaming_data": view.is_streaming and view.feed.state == "streaming",
+        "calendar_known": status.is_calendar_known,
+        "gate": view.gate,
+        "simulated": view.is_simulated,
+        "feed": feed_fields(view.feed),
+    }
+
+
+def feed_fields(feed: FeedStatus) -> dict[str, object]:
+    """Return what clients are told about the source of the data."""
+    return {"name": feed.name, "state": feed.state, "stale": feed.is_stale}
+
+
+def welcome_fields(
+    client_id: str, subscribed: int, view: MarketView, limits: Mapping[str, object]
+) -> dict[str, object]:
+    """Return the `data` of a welcome message."""
+    return {
+        "message": WELCOME,
+        "client_id": client_id,
+        "features": FEATURES,
+        "market_hours": view.status.market_hours,
+        "market_open": view.is_streaming,
+        "current_time": ist_time_text(view.now_ms),
+        "subscribed_stocks": subscribed,
+        "instructions": INSTRUCTIONS,
+        "limits": limits,
+        "feed": feed_fields(view.feed),
+        "phase": view.status.phase,
+        "next_open": _instant(view.status.next_open_ms),
+        "gate": view.gate,
+        "simulated": view.is_simulated,
+        "protocol": PROTOCOL_VERSION,
+    }
+
+
+def _instant(epoch_ms: int | None) -> str | None:
+    return None if epoch_ms is None else ist_datetime_text(epoch_ms)

@@ -1,0 +1,132 @@
+"""Runs a server until it is told to stop: event loop, sockets, signals."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from aiohttp import web
+
+from odin import log as logs
+from odin.config import Settings
+from odin.errors import OdinError
+from odin.node import Node, ReplayOptions
+from odin.protocols.enhanced import endpoint
+from odin.server.app import build_app
+
+log = logging.getLogger("odin.server")
+
+HANDSHAKE_TIMEOUT_S = 10.0
+"""Half a request is dropped after this; aiohttp's own default is about an hour."""
+STOPS = 1001
+RESTARTS = 1012
+
+
+def serve(settings: Settings, *, replay: ReplayOptions | None = None) -> None:
+    """Serve until SIGTERM or SIGINT (clients get close code 1001), or SIGUSR1 (1012: a restart
+    follows). A second signal ends at once. Raises OdinError if it cannot start."""
+    logs.setup(settings.log)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings, replay))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where the platform has it, unless ODIN_LOOP=asyncio."""
+    if os.environ.get("ODIN_LOOP") == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings, replay: ReplayOptions | None) -> None:
+    stopping = _stop_signal()
+    node = await Node.start(settings, replay)
+    runner: web.AppRunner | None = None
+    code = STOPS
+    try:
+        runner = await listen(node)
+        # What was built at start lives for ever: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        _announce(settings, runner, node)
+        code = await stopping
+        log.info("stopping", extra={"close_code": code})
+    finally:
+        if runner is not None:
+            for site in list(runner.sites):
+                await site.stop()
+        await node.stop(code)
+        if runner is not None:
+            await runner.cleanup()
+    log.info("stopped")
+
+
+async def listen(node: Node) -> web.AppRunner:
+    """Open the server's socket for a running node; the caller cleans the runner up."""
+    settings = node.settings.server
+    runner = web.AppRunner(
+        build_app(node),
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=HANDSHAKE_TIMEOUT_S,
+        shutdown_timeout=1.0,
+    )
+    await runner.setup()
+    site = web.TCPSite(runner, settings.host, settings.port, backlog=settings.backlog)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        problem = error.strerror or str(error)
+        raise OdinError(f"cannot listen on {settings.host}:{settings.port}: {problem}") from error
+    return runner
+
+
+def address_of(runner: web.AppRunner) -> tuple[str, int]:
+    """Return the host and port a runner listens on."""
+    host, port = runner.addresses[0][:2]
+    return str(host), int(port)
+
+
+def _announce(settings: Settings, runner: web.AppRunner, node: Node) -> None:
+    host, port = address_of(runner)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"ws://{shown}:{port}{endpoint.PATH}"
+    print_line = sys.stdout.write
+    print_line(f"Odin Streamer listens on {url}\n")
+    if node.is_simulated:
+        print_line(f"The data is not live: {node.feed_status.name}\n")
+    print_line(
+        f'Try:  wscat -c \'{url}?client_id=me\' -x \'{{"action":"subscribe",'
+        f'"stocks":["SBIN","2885"]}}\' -w 60\n'
+        f"      odin tail SBIN 2885 RELIANCE --url {url}\n"
+        f"      http://{shown}:{port}/\n"
+    )
+    sys.stdout.flush()
+
+
+def _stop_signal() -> "asyncio.Future[int]":
+    """Return a future of the close code that the first stop signal asks for."""
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[int] = loop.create_future()
+
+    def stop(code: int) -> None:
+        if stopping.done():
+            os._exit(1)  # asked twice: whoever waits wants it gone now
+        stopping.set_result(code)
+
+    wanted = {signal.SIGTERM: STOPS, signal.SIGINT: STOPS}
+    if hasattr(signal, "SIGUSR1"):
+        wanted[signal.SIGUSR1] = RESTARTS
+    for number, code in wanted.items():
+        try:
+            loop.add_signal_handler(number, stop, code)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_, code=code: loop.call_soon_threadsafe(stop, code))
+    return stopping

@@ -1,0 +1,1 @@
+"""The database: clients and their subscriptions, instruments, daily history."""

@@ -1,0 +1,158 @@
+"""Makes clients' changes durable before they are acknowledged.
+
+Group commit: whatever waits when the writer is free goes into one transaction and is paid for with
+one fsync. Invariants: `record` returns only when its change is on disk; a change is applied whole
+or not at all; the changes of one client are applied in the order they were recorded.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from odin.errors import StoreError, StoreUnavailable
+from odin.metrics import Metrics
+from odin.model import InstrumentKey, Subscription
+
+MAX_BATCH_ROWS = 20_000
+"""Subscriptions in one transaction: about 0.1 s of work, so that nobody waits for a giant."""
+
+
+class Change(NamedTuple):
+    """What one request changes. Removals come before additions."""
+
+    client_id: str
+    add: tuple[Subscription, ...]
+    remove: tuple[InstrumentKey, ...]
+    now_ms: int
+
+
+class ChangeStore(Protocol):
+    """Where changes are put."""
+
+    async def apply_changes(self, batch: Sequence[Change]) -> None:
+        """Commit all of the batch, or none of it and raise.
+
+        Raises StoreUnavailable where the store is to blame, another StoreError where a change is.
+        """
+        ...
+
+
+class _Entry(NamedTuple):
+    change: Change
+    done: asyncio.Future[None]
+
+
+class Journal:
+    """Queues changes for one writer. `run` is that writer's task; without it nothing is written."""
+
+    def __init__(self, store: ChangeStore, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._waiting: deque[_Entry] = deque()
+        self._singly = 0
+        """How many of the first that wait must be written one by one."""
+        self._wake = asyncio.Event()
+        self._is_closing = False
+        self._is_running = False
+        self._stopped = asyncio.Event()
+
+    async def record(
+        self,
+        client_id: str,
+        add: Sequence[Subscription] = (),
+        remove: Sequence[InstrumentKey] = (),
+        now_ms: int = 0,
+    ) -> None:
+        """Return when the change is on disk.
+
+        Subscribing again to what is held moves it to the end of the list. A call that is cancelled
+        while it waits takes its change back; once it is being written it may still be committed.
+
+        Raises StoreUnavailable where nothing of the change was applied: after the store's busy
+        timeout when it is locked, at once when it is full or read-only.
+        """
+        if not add and not remove:
+            return
+        if self._is_closing:
+            raise StoreUnavailable("The journal is closed")
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Entry(Change(client_id, tuple(add), tuple(remove), now_ms), done))
+        self._wake.set()
+        await done
+
+    async def run(self) -> None:
+        """Write what is recorded until the journal is closed and nothing is left to write."""
+        self._is_running = True
+        batch: list[_Entry] = []
+        try:
+            while True:
+                batch = self._take()
+                if batch:
+                    await self._write(batch)
+                elif self._is_closing:
+                    return
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except asyncio.CancelledError:
+            for entry in batch:
+                entry.done.cancel()  # the store may be committing it: neither yes nor no is true
+            raise
+        finally:
+            self._is_running = False
+            self._is_closing = True
+            self._refuse(batch, "The journal was stopped")
+            self._refuse_waiting("The journal was stopped")
+            self._stopped.set()
+
+    async def close(self) -> None:
+        """Take no more changes and return when those recorded so far are written or refused."""
+        self._is_closing = True
+        self._wake.set()
+        if self._is_running:
+            await self._stopped.wait()
+        self._refuse_waiting("The journal was closed before it ran")
+
+    def _take(self) -> list[_Entry]:
+        """Remove the next batch from the queue, without what nobody waits for any more."""
+        batch: list[_Entry] = []
+        rows = 0
+        most = 1 if self._singly else MAX_BATCH_ROWS
+        while self._waiting and rows < most:
+            entry = self._waiting.popleft()
+            self._singly = max(0, self._singly - 1)
+            if not entry.done.done():
+                batch.append(entry)
+                rows += len(entry.change.add) + len(entry.change.remove)  # never nothing
+        return batch
+
+    async def _write(self, batch: list[_Entry]) -> None:
+        try:
+            await self._store.apply_changes([entry.change for entry in batch])
+        except StoreUnavailable as error:
+            # Who came while the store was tried would wait as long again, and in vain.
+            self._refuse(batch, str(error))
+            self._refuse_waiting(str(error))
+        except StoreError as error:
+            if len(batch) == 1:
+                self._refuse(batch, str(error))
+            else:  # one of them is to blame, the others must not suffer
+                self._waiting.extendleft(reversed(batch))
+                self._singly = len(batch)
+        else:
+            self._metrics.store_commits += 1
+            for entry in batch:
+                if not entry.done.done():
+                    entry.done.set_result(None)
+
+    def _refuse_waiting(self, problem: str) -> None:
+        self._refuse(self._waiting, problem)
+        self._waiting.clear()
+        self._singly = 0
+
+    def _refuse(self, entries: Iterable[_Entry], problem: str) -> None:
+        for entry in entries:
+            if not entry.done.done():
+                self._metrics.store_failures += 1
+                entry.done.set_exception(StoreUnavailable(problem))

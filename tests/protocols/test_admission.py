@@ -1,0 +1,97 @@
+"""Who may connect."""
+
+import pytest
+
+from odin.config import LimitSettings
+from odin.protocols.admission import Admission, TokenBucket, is_origin_allowed
+
+LIMITS = LimitSettings(
+    connections=5, connections_per_address=2, connects_per_s=1.0, connect_burst=3
+)
+
+
+def test_a_bucket_allows_its_burst_and_then_its_rate() -> None:
+    bucket = TokenBucket(rate=2.0, burst=3, now=0.0)
+    assert [bucket.take(0.0) for _ in range(4)] == [True, True, True, False]
+    assert bucket.take(0.5)
+    assert not bucket.take(0.5)
+    assert [bucket.take(100.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_bucket_that_was_left_alone_may_be_forgotten() -> None:
+    bucket = TokenBucket(rate=1.0, burst=2, now=0.0)
+    assert bucket.is_full(0.0)
+    bucket.take(0.0)
+    assert not bucket.is_full(0.5)
+    assert bucket.is_full(1.0)
+
+
+def test_the_whole_server_has_a_capacity() -> None:
+    admission = Admission(LIMITS)
+    assert [admission.enter(f"10.0.0.{n}", 0.0) for n in range(6)] == [0, 0, 0, 0, 0, 503]
+    admission.exit("10.0.0.0")
+    assert admission.enter("10.0.0.9", 0.0) == 0
+    assert admission.total == 5
+
+
+def test_one_address_has_a_limit_that_others_do_not_feel() -> None:
+    admission = Admission(LIMITS)
+    assert [admission.enter("10.0.0.1", 0.0) for _ in range(3)] == [0, 0, 429]
+    assert admission.enter("10.0.0.2", 0.0) == 0
+    admission.exit("10.0.0.1")
+    assert admission.enter("10.0.0.1", 1.0) == 0
+
+
+def test_one_address_may_not_connect_too_fast() -> None:
+    admission = Admission(LIMITS)
+    for _ in range(3):
+        assert admission.enter("10.0.0.1", 0.0) == 0
+        admission.exit("10.0.0.1")
+    assert admission.enter("10.0.0.1", 0.5) == 429
+    assert admission.enter("10.0.0.1", 1.6) == 0
+
+
+def test_exempt_addresses_are_limited_by_capacity_alone() -> None:
+    admission = Admission(LIMITS)
+    assert [admission.enter("127.0.0.1", 0.0) for _ in range(6)] == [0, 0, 0, 0, 0, 503]
+
+
+def test_addresses_that_went_quiet_are_forgotten() -> None:
+    admission = Admission(LimitSettings(connections=100_000))
+    for number in range(5000):
+        address = f"10.0.{number // 250}.{number % 250}"
+        assert admission.enter(address, float(number)) == 0
+        admission.exit(address)
+    assert len(admission._buckets) <= 1100
+    assert not admission._open
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "allowed"),
+    [
+        (None, "feed.example:8080", True),
+        ("https://app.example", "feed.example", True),
+        ("https://feed.example", "feed.example", True),
+        ("http://feed.example:8080", "feed.example:8080", True),
+        ("http://localhost:3000", "localhost:8080", True),
+        ("http://127.0.0.1:5173", "localhost:8080", True),
+        ("http://localhost:3000", "feed.example", False),
+        ("https://app.example.evil", "feed.example", False),
+        ("https://app.example@evil.net", "feed.example", False),
+        ("https://APP.example", "feed.example", False),
+        ("https://app.example/", "feed.example", False),
+        ("https://app.example:444", "feed.example", False),
+        ("null", "feed.example", False),
+        ("null", "localhost:8080", False),
+        ("", "feed.example", False),
+        ("http://localhost@evil.net", "localhost:8080", False),
+        ("file://localhost", "localhost:8080", False),
+        ("http://[::1", "localhost:8080", False),
+    ],
+)
+def test_origins(origin: str | None, host: str, allowed: bool) -> None:
+    assert is_origin_allowed(origin, host, {"https://app.example"}) is allowed
+
+
+def test_a_star_lets_every_page_in() -> None:
+    assert is_origin_allowed("https://anything.example", "feed.example", {"*"})
