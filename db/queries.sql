@@ -72,21 +72,23 @@ SELECT client_id, created_ms, last_seen_ms FROM clients WHERE client_id = :clien
 
 -- Instruments --------------------------------------------------------------------------------
 
--- name: instrument_page(exchange, segment, token, most)^
--- The next instruments after a key, in the order of the keys: JSON, their number, the last key.
-WITH page AS (
-    SELECT * FROM instruments
-    WHERE (exchange, segment, token) > (:exchange, :segment, :token)
-    ORDER BY exchange, segment, token
-    LIMIT :most
-)
+-- name: markets()
+SELECT DISTINCT exchange, segment FROM instruments;
+
+-- name: load_instruments(exchange, segment, after, most)^
+-- The next page of one market's instruments, and the last token on it; NULL where none is left.
 SELECT
     json_group_array(json_array(
         exchange, segment, token, symbol, series, name, isin, kind,
         tick_size, lot_size, reference_close
     )),
-    count(*), exchange, segment, token
-FROM page;
+    max(token)
+FROM (
+    SELECT * FROM instruments
+    WHERE exchange = :exchange AND segment = :segment AND token > :after
+    ORDER BY token
+    LIMIT :most
+);
 
 -- name: save_instruments()!
 INSERT OR REPLACE INTO instruments

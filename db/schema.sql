@@ -27,20 +27,20 @@ CREATE INDEX clients_by_last_seen ON clients (last_seen_ms);
 CREATE TABLE subscriptions (
     position      INTEGER PRIMARY KEY,  -- grows with every subscription: a client's list in order
     client_id     TEXT    NOT NULL REFERENCES clients (client_id) ON DELETE CASCADE,
-    exchange      TEXT    NOT NULL CHECK (length(exchange) BETWEEN 1 AND 16),
-    segment       TEXT    NOT NULL CHECK (segment IN ('CM', 'INDEX', 'FO', 'CD', 'CO')),
+    exchange      TEXT    NOT NULL CHECK (exchange <> ''),
+    segment       TEXT    NOT NULL CHECK (segment <> ''),
     token         INTEGER NOT NULL CHECK (token >= 0),
-    symbol        TEXT    NOT NULL CHECK (length(symbol) BETWEEN 1 AND 128),  -- when subscribed
+    symbol        TEXT    NOT NULL CHECK (symbol <> ''),  -- when it was subscribed
     subscribed_ms INTEGER NOT NULL,
     UNIQUE (client_id, exchange, segment, token)
 ) STRICT;
 
 -- The instrument master. An empty table means that the shipped sample is in use.
 CREATE TABLE instruments (
-    exchange        TEXT    NOT NULL CHECK (length(exchange) BETWEEN 1 AND 16),
+    exchange        TEXT    NOT NULL CHECK (exchange <> ''),
     segment         TEXT    NOT NULL CHECK (segment IN ('CM', 'INDEX', 'FO', 'CD', 'CO')),
     token           INTEGER NOT NULL CHECK (token >= 0),
-    symbol          TEXT    NOT NULL CHECK (length(symbol) BETWEEN 1 AND 128),
+    symbol          TEXT    NOT NULL CHECK (symbol <> ''),
     series          TEXT    NOT NULL,  -- "EQ", "BE" on NSE, "A", "B" on BSE, '' if none
     name            TEXT    NOT NULL,
     isin            TEXT    NOT NULL,

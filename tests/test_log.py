@@ -178,10 +178,10 @@ def test_json_has_a_line_for_any_value(value: object) -> None:
 
 
 def test_a_text_line_is_readable_and_can_be_taken_apart() -> None:
-    line = TextLine().format(record("ready", port=8080, host="::1", name="a b", empty="", q='"'))
+    line = TextLine().format(record("ready", port=8080, host="::1", who="a b", empty="", q='"'))
     assert line == (
         "2025-09-04T07:39:50.198Z INFO    odin.server: ready "
-        'port=8080 host=::1 name="a b" empty="" q="\\""'
+        'port=8080 host=::1 who="a b" empty="" q="\\""'
     )
 
 

@@ -154,7 +154,7 @@ def decode_tick_line(line: bytes | str) -> TickLine:
     try:
         value = _TICK_LINE.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RemoteWireError(str(error)) from error
+        raise RemoteWireError(reflect(error, 160)) from error
     if value.token is None and not value.symbol.strip():
         raise RemoteWireError("the line names neither a token nor a symbol")
     return value
@@ -357,7 +357,7 @@ class _File:
         if subject is None:
             symbol = code.strip().upper()
             if not symbol or len(symbol) > 64:
-                raise ValueError(f"the symbol was {reflect(code)!r}")
+                raise ValueError(f"the symbol was '{reflect(code)}'")
             subject = self._subjects[code] = Subject(self._exchange, symbol)
         return subject
 
@@ -365,9 +365,9 @@ class _File:
         try:
             moment = datetime.fromisoformat(text.strip())
         except ValueError:
-            raise ValueError(f"the time was {reflect(text)!r}") from None
+            raise ValueError(f"the time was '{reflect(text)}'") from None
         if moment.year not in YEARS:
-            raise ValueError(f"the time was {reflect(text)!r}")
+            raise ValueError(f"the time was '{reflect(text)}'")
         if moment.tzinfo is not None:
             return (moment - EPOCH) // MS
         day = moment.date()
@@ -385,7 +385,7 @@ def _price(text: str) -> float:
     except ValueError:
         price = inf
     if not 0 < price < inf:
-        raise ValueError(f"the price was {reflect(text)!r}")
+        raise ValueError(f"the price was '{reflect(text)}'")
     return price
 
 
@@ -395,5 +395,5 @@ def _volume(text: str) -> int:
     except ValueError:
         volume = inf
     if not (0 <= volume <= MAX_VOLUME and volume.is_integer()):
-        raise ValueError(f"the volume was {reflect(text)!r}")
+        raise ValueError(f"the volume was '{reflect(text)}'")
     return int(volume)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from math import inf
 from operator import itemgetter
-from typing import IO, Final, Literal, NamedTuple
+from typing import IO, Final, Literal, NamedTuple, Protocol
 
 from odin.errors import ReferenceDataError, reflect
 from odin.model import DailyBar, InstrumentKey, YearSummary
@@ -141,13 +141,13 @@ def parse_daily(
             f"{_shown(name)} has no known columns of daily prices; its first line was {shown}"
         )
 
-    def tell() -> int:
+    def report(*, is_done: bool = False) -> int:
         if progress is not None:
-            progress(source.tell(), len(data))
+            progress(len(data) if is_done else source.tell(), len(data))
         return reader.line_num
 
     daily = Daily(kind.name, name)
-    daily.bars = _Table(daily, kind, header, resolve).bars(rows, tell)
+    daily.bars = _Table(daily, kind, header, resolve).bars(rows, report)
     return daily
 
 
@@ -187,6 +187,12 @@ def window_start(previous_trading_day: str) -> str:
     return last.replace(year=last.year - 1).isoformat()
 
 
+class _Report(Protocol):
+    """Tells how far reading has come, and returns the number of the line read last."""
+
+    def __call__(self, *, is_done: bool = False) -> int: ...
+
+
 class _RowError(Exception):
     """A row has a problem, which is the text."""
 
@@ -205,26 +211,26 @@ class _Table:
         self._keys: dict[tuple[str, ...], InstrumentKey | _Omission] = {}
         self._dates: dict[str, str] = {}
 
-    def bars(self, rows: Iterator[list[str]], tell: Callable[[], int]) -> Iterator[DailyBar]:
-        """Yield the bars of the rows. `tell` reports progress and returns the line number."""
+    def bars(self, rows: Iterator[list[str]], report: _Report) -> Iterator[DailyBar]:
+        """Yield the bars of the rows."""
         daily = self._daily
         for row in rows:
             if not row:
                 continue
             daily.rows += 1
             if daily.rows % PROGRESS_ROWS == 0:
-                tell()
+                report()
             try:
                 bar = self._bar(row)
             except _RowError as error:
                 daily.bad_rows += 1
                 if len(daily.problems) < EXAMPLES:
-                    daily.problems.append(BadRow(tell(), str(error)))
+                    daily.problems.append(BadRow(report(), str(error)))
                 continue
             if bar is not None:
                 daily.used += 1
                 yield bar
-        tell()
+        report(is_done=True)
 
     def _bar(self, row: list[str]) -> DailyBar | None:
         """Return a row's bar, or None where it is left out, which is counted."""
@@ -268,7 +274,7 @@ class _Table:
         token: str = "",
         segment: str = "CM",
         kind: str = "STK",
-    ) -> "InstrumentKey | _Omission":
+    ) -> InstrumentKey | _Omission:
         if (segment, kind) != ("CM", "STK"):
             return "no share"
         if series in BSE_DEBT_GROUPS if exchange == "BSE" else series not in EQUITY_SERIES:

@@ -217,7 +217,8 @@ class _Index:
         indices = [i for i in self.instruments if i.key.segment == "INDEX" and i.name]
         # an index also answers to its full name: "NIFTY" to "NIFTY 50", as other masters call it
         self.aliases = {ascii_upper(index.name): index for index in reversed(indices)}
-        self.aliases |= {ascii_upper(name): self._aliased(name, key) for name, key in aliases.items()}
+        for name, key in aliases.items():
+            self.aliases[ascii_upper(name)] = self._aliased(name, key)
 
     def _aliased(self, name: str, key: InstrumentKey) -> Instrument:
         instrument = self.keys.get(key)

@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 description of the HTTP side, built from the same names the code uses."""
 
+from collections.abc import Mapping
 from types import UnionType
 from typing import Union, get_args, get_origin, get_type_hints
 
@@ -49,7 +50,7 @@ def _get(
     answer: dict[str, object],
     *,
     query: tuple[tuple[str, bool, str], ...] = (),
-    other: dict[str, object] | None = None,
+    other: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     parameters = [
         {

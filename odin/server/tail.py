@@ -38,6 +38,9 @@ HEARTBEAT_S = 15.0
 GOODBYE_S = 2.0
 REFRESH_S = 0.25
 
+_NO_CODE = 1006
+_ENDS = {aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
+
 
 def follow(
     stocks: Sequence[str],
@@ -119,7 +122,7 @@ class Tail:
                         reason = f"the server refused the connection: HTTP {error.status}"
                         raise FeedRejected(reason) from error
                     problem = f"the server is busy: HTTP {error.status}"
-                except aiohttp.InvalidURL as error:
+                except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
                     raise FeedRejected(f"this is not an address: {reflect(self._url)}") from error
                 except (aiohttp.ClientError, TimeoutError) as error:
                     problem = f"no connection to {self._url}: {reflect(error, 120)}"
@@ -140,13 +143,18 @@ class Tail:
         ) as ws:
             try:
                 await self._send(ws, "subscribe")
-                async for frame in ws:
+                while True:
+                    frame = await ws.receive()
                     if frame.type is aiohttp.WSMsgType.TEXT:
                         self._on_text(frame.data)
+                    elif frame.type is aiohttp.WSMsgType.CLOSE:
+                        # ws.close_code may be 1006 in spite of it, if the socket went at once.
+                        return int(frame.data or _NO_CODE)
+                    elif frame.type in _ENDS:
+                        return ws.close_code or _NO_CODE
             finally:
                 if self._is_throwaway and not ws.closed:
                     await self._give_back(ws)
-            return ws.close_code or 1006
 
     async def _send(self, ws: aiohttp.ClientWebSocketResponse, action: str) -> None:
         await ws.send_str(orjson.dumps({"action": action, "stocks": self._stocks}).decode())
@@ -179,7 +187,7 @@ class Tail:
                 self._view.notice(f"the server says: {reflect(message.get('message'), 200)}")
 
     def _on_subscribed(self, data: Mapping[str, Any]) -> None:
-        problems = [reflect(stock) for stock in _list(data.get("failed_stocks"))]
+        problems = [f"not subscribed: {reflect(s)}" for s in _list(data.get("failed_stocks"))]
         details = [d for d in _list(data.get("failed_details")) if isinstance(d, dict)]
         if details:
             problems = [_failure(detail) for detail in details]

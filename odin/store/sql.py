@@ -64,9 +64,7 @@ def ops_names() -> list[str]:
 def load_ops(name: str) -> str:
     """Return the SQL text of an operators' query. Raises StoreError for a name that is not one."""
     if name not in ops_names():
-        raise StoreError(
-            f"No query is called {reflect(name)}; there are {', '.join(ops_names())}"
-        )
+        raise StoreError(f"No query is called {reflect(name)}; there are {', '.join(ops_names())}")
     return (sql_root() / "db" / "ops" / f"{name}.sql").read_text(encoding="utf-8")
 
 
@@ -108,9 +106,7 @@ def is_ours(connection: sqlite3.Connection) -> bool:
     return bool(application_id == APPLICATION_ID or (tables == 0 and application_id == 0))
 
 
-def pending(
-    connection: sqlite3.Connection, migrations: Sequence[Migration]
-) -> Sequence[Migration]:
+def pending(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> Sequence[Migration]:
     """Return the migrations that were not applied yet.
 
     Raises MigrationError when those applied are not the first of `migrations`.
@@ -161,7 +157,9 @@ def migrate(
                 done.append(migration)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            raise MigrationError(f"Migration {label} failed, nothing of it is left: {error}") from error
+            raise MigrationError(
+                f"Migration {label} failed, nothing of it is left: {error}"
+            ) from error
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -8,11 +8,8 @@ damaged or another program's is refused, never overwritten.
 
 import asyncio
 import logging
-import os
 import sqlite3
-import sys
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,11 +19,11 @@ from typing import Any, NamedTuple, Self, TypeVar
 import aiosqlite
 import orjson
 
-from odin.clock import WallClock
-from odin.errors import StoreError, StoreUnavailable, reflect
+from odin.errors import StoreUnavailable
 from odin.model import DailyBar, Instrument, InstrumentKey, Subscription, YearSummary
-from odin.store import sql
+from odin.store import operations, sql
 from odin.store.journal import Change
+from odin.store.operations import StoreStatus
 
 log = logging.getLogger("odin.store")
 
@@ -35,24 +32,9 @@ T = TypeVar("T")
 MAX_CLIENTS = 100_000
 """Clients kept; beyond it only those already known can subscribe, so random ids fill no disk."""
 
-ROWS_PER_STATEMENT = 500
 BARS_PER_STEP = 10_000
-INSTRUMENTS_PER_PAGE = 2_000
 EXPIRED_PER_TRANSACTION = 500
 """A forgotten client may hold thousands of rows; changes get their turn in between."""
-
-_UNAVAILABLE = {
-    sqlite3.SQLITE_BUSY: "is locked by another process",
-    sqlite3.SQLITE_LOCKED: "is locked",
-    sqlite3.SQLITE_READONLY: "is read-only",
-    sqlite3.SQLITE_IOERR: "could not be read or written",
-    sqlite3.SQLITE_FULL: "has no room left on the disk",
-    sqlite3.SQLITE_CANTOPEN: "could not be opened",
-    sqlite3.SQLITE_PERM: "may not be used by this user",
-    sqlite3.SQLITE_NOMEM: "needs more memory than there is",
-    sqlite3.SQLITE_CORRUPT: "is damaged",
-    sqlite3.SQLITE_NOTADB: "is not an SQLite database",
-}
 
 
 class ClientRow(NamedTuple):
@@ -64,27 +46,6 @@ class ClientRow(NamedTuple):
     subscription_count: int
     subscriptions: tuple[Subscription, ...] = ()
     """In order; only filled when one client is asked for."""
-
-
-class StoreStatus(NamedTuple):
-    """What an operator wants to know of the database."""
-
-    path: str
-    sqlite_version: str
-    schema_version: int
-    pending_migrations: tuple[str, ...]
-    file_bytes: int
-    wal_bytes: int
-    clients: int
-    subscriptions: int
-    instruments: int
-    instruments_version: int
-    instruments_source: str
-    daily_bars: int
-    first_bar_date: str | None
-    last_bar_date: str | None
-    integrity: str | None
-    """ "ok" or what is wrong; None unless it was asked for."""
 
 
 class SqliteStore:
@@ -126,22 +87,18 @@ class SqliteStore:
         MigrationError where its schema and this version do not fit. It is left as it was.
         """
         sql.check_sqlite()
-        file = Path(path).absolute()
-        if not file.exists():
-            if not create:
-                raise StoreError(f"There is no database at {reflect(file, 200)}")
-            _make_private(file)
-        with _translated(file):
+        file = operations.locate(path, create)
+        with operations.translated(file):
             db = await aiosqlite.connect(file, timeout=busy_timeout_s, isolation_level=None)
         store = cls(file, db, max_clients)
         try:
-            await store._do(_check_identity, file)
-            await store._do(_configure, is_tool)
+            await store._do(operations.check_identity, file)
+            await store._do(operations.configure, is_tool)
             if migrate:
                 await store.migrate()
-            version, waiting = await store._do(_schema_version)
+            version, waiting = await store._do(operations.schema_version)
             if not waiting:
-                await store._do(_check_promises, file)
+                await store._do(operations.check_promises, file)
         except BaseException:
             await store.close()
             raise
@@ -155,7 +112,7 @@ class SqliteStore:
         """Finish what is under way and let go of the file."""
         if self._is_open:
             self._is_open = False
-            with _translated(self.path):
+            with operations.translated(self.path):
                 await self._db.close()
 
     async def __aenter__(self) -> Self:
@@ -171,7 +128,7 @@ class SqliteStore:
 
     async def migrate(self) -> list[str]:
         """Apply the migrations that are pending and return their names, "0001_initial"."""
-        done = await self._do(_migrate)
+        done = await self._do(operations.migrate)
         for name in done:
             log.info("migration applied", extra={"migration": name})
         return done
@@ -185,7 +142,7 @@ class SqliteStore:
         if not self._is_open:
             raise StoreUnavailable("The database is closed")
         execute: Callable[..., Awaitable[T]] = self._db._execute
-        with _translated(self.path):
+        with operations.translated(self.path):
             return await execute(partial(work, self._db._conn, *args, **kwargs))
 
     # ------------------------------------------------------------------ clients
@@ -193,7 +150,9 @@ class SqliteStore:
     async def load_subscriptions(self, client_id: str) -> list[Subscription]:
         """Return a client's subscriptions in the order they were made; none for an unknown id."""
         queries = sql.load_queries()
-        return _subscriptions(await self._do(queries.load_subscriptions, client_id=client_id))
+        return operations.decode_subscriptions(
+            await self._do(queries.load_subscriptions, client_id=client_id)
+        )
 
     async def apply_changes(self, batch: Sequence[Change]) -> None:
         """Commit all changes, those of one client in their order, or none of them and raise.
@@ -201,18 +160,20 @@ class SqliteStore:
         A client's row appears with its first subscription. Raises StoreUnavailable where the
         database is to blame, another StoreError where one of the changes is.
         """
-        await self._do(_apply_changes, batch, self._max_clients)
+        await self._do(operations.apply_changes, batch, self._max_clients)
 
     async def touch(self, client_ids: Collection[str], now_ms: int) -> None:
         """Note that clients were connected at an instant; unknown ids are passed over."""
         if client_ids:
             queries = sql.load_queries()
-            await self._do(queries.touch_clients, client_ids=_json(client_ids), now_ms=now_ms)
+            await self._do(
+                queries.touch_clients, client_ids=operations.to_json(client_ids), now_ms=now_ms
+            )
 
     async def expire_clients(self, before_ms: int, keep: Collection[str] = ()) -> int:
         """Forget clients last seen before an instant, but for those in `keep`; return how many."""
         queries = sql.load_queries()
-        kept = _json(keep)
+        kept = operations.to_json(keep)
         total = 0
         while True:
             expired: int = await self._do(
@@ -236,7 +197,7 @@ class SqliteStore:
         if row is None:
             return None
         held = await self.load_subscriptions(client_id)
-        return ClientRow(*row, len(held), tuple(held))
+        return ClientRow(row[0], row[1], row[2], len(held), tuple(held))
 
     async def forget(self, client_id: str) -> bool:
         """Delete a client with its subscriptions; return whether it was known."""
@@ -248,8 +209,8 @@ class SqliteStore:
     async def load_instruments(self) -> list[Instrument]:
         """Return the imported master in the order of its keys; empty where none was imported."""
         instruments: list[Instrument] = []
-        for page in await self._do(_instrument_pages):
-            instruments += map(_instrument, orjson.loads(page))
+        for page in await self._do(operations.load_instruments):
+            instruments += map(operations.decode_instrument, orjson.loads(page))
             await asyncio.sleep(0)  # a master of 200,000 must not hold up the ticks
         return instruments
 
@@ -267,7 +228,7 @@ class SqliteStore:
     ) -> int:
         """Add, replace and remove instruments in one transaction; return the new version."""
         return await self._do(
-            _save_instruments, list(upserts), list(removed_keys), source, now_ms
+            operations.save_instruments, list(upserts), list(removed_keys), source, now_ms
         )
 
     # ------------------------------------------------------------------ daily history
@@ -286,7 +247,7 @@ class SqliteStore:
             await self._do(queries.make_incoming)
             try:
                 while chunk := [(*bar.key, *bar[1:]) for bar in islice(source, BARS_PER_STEP)]:
-                    await self._do(_insert, queries.add_incoming.sql, chunk)
+                    await self._do(operations.insert_rows, queries.add_incoming.sql, chunk)
                     count += len(chunk)
                 if count:
                     await self._do(queries.order_incoming)
@@ -316,20 +277,14 @@ class SqliteStore:
 
     async def status(self, *, check: bool = False) -> StoreStatus:
         """Return the state of the database; `check` also looks for damage, reading all of it."""
-        return await self._do(_status, self.path, check)
+        return await self._do(operations.status, self.path, check)
 
     async def backup(self, path: str | Path) -> None:
         """Copy the database, consistent as of now, to a new file (mode 0600).
 
         Raises StoreError where the file exists or cannot be made.
         """
-        target = Path(path).absolute()
-        _make_private(target)
-        try:
-            await self._do(_backup, target)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
+        await self._do(operations.backup, path)
 
     def ops_names(self) -> list[str]:
         """Return the names of the operators' queries."""
@@ -340,294 +295,4 @@ class SqliteStore:
 
         Returns the names of the columns, and the rows. Raises StoreError for an unknown name.
         """
-        return await self._do(_run_read_only, sql.load_ops(name))
-
-
-# On the connection's thread ----------------------------------------------------------------------
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            with suppress(sqlite3.Error):  # the first error is the one to tell
-                connection.execute("ROLLBACK")
-
-
-def _insert(
-    connection: sqlite3.Connection, statement: str, rows: Iterable[Sequence[object]]
-) -> None:
-    """Insert rows by a statement that ends in one row of VALUES, hundreds at a time.
-
-    Against a saturated event loop, `executemany` of 100 rows took 0.8 to 1.7 s, as it asks for
-    Python's global lock after every row; this way it takes 0.2 s, and half the time on an idle one.
-    """
-    head = statement.rstrip("; \n")
-    more = ", " + head[head.rindex("(") :]
-    source = iter(rows)
-    while chunk := list(islice(source, ROWS_PER_STATEMENT)):
-        cells = [cell for row in chunk for cell in row]
-        connection.execute(head + more * (len(chunk) - 1), cells)
-
-
-def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse what is not ours, before anything is written."""
-    try:
-        if sql.is_ours(connection):
-            return
-    except sqlite3.DatabaseError as error:
-        if _primary_code(error) in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
-            raise StoreError(
-                f"{reflect(path, 200)} is damaged or not an SQLite database; it was left as it is"
-            ) from error
-        raise
-    raise StoreError(
-        f"{reflect(path, 200)} is the database of another program; it was left as it is"
-    )
-
-
-def _configure(connection: sqlite3.Connection, is_tool: bool) -> None:
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        raise StoreError(f"The file system does not support a write-ahead log; it was {mode}")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA cache_size = -16384")
-    connection.execute("PRAGMA journal_size_limit = 67108864")
-    if is_tool:
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-
-
-def _check_promises(connection: sqlite3.Connection, path: Path) -> None:
-    """Look for damage where it would cost subscriptions; the rest can be imported again."""
-    for table in ("clients", "subscriptions"):
-        try:
-            (verdict,) = connection.execute(f"PRAGMA quick_check({table})").fetchone()
-        except sqlite3.DatabaseError as error:
-            if _primary_code(error) != sqlite3.SQLITE_CORRUPT:
-                raise
-            verdict = str(error)
-        if verdict != "ok":
-            raise StoreError(
-                f"{reflect(path, 200)} is damaged and was left as it is ({reflect(verdict)}); "
-                "put a backup in its place"
-            )
-
-
-def _migrate(connection: sqlite3.Connection) -> list[str]:
-    connection.execute("PRAGMA foreign_keys = OFF")  # or a rebuilt table would empty its children
-    try:
-        done = sql.migrate(connection, sql.load_migrations(), WallClock().now_ms())
-    finally:
-        connection.execute("PRAGMA foreign_keys = ON")
-    return [migration.label for migration in done]
-
-
-def _schema_version(connection: sqlite3.Connection) -> tuple[int, tuple[str, ...]]:
-    migrations = sql.load_migrations()
-    waiting = sql.pending(connection, migrations)
-    return len(migrations) - len(waiting), tuple(migration.label for migration in waiting)
-
-
-def _apply_changes(
-    connection: sqlite3.Connection, batch: Sequence[Change], max_clients: int
-) -> None:
-    queries = sql.load_queries()
-    with _transaction(connection):
-        known = queries.count_clients(connection)
-        for changes in _rounds(batch):
-            removed = [(change.client_id, *key) for change in changes for key in change.remove]
-            if removed:
-                queries.remove_subscriptions(connection, rows=_json(removed))
-            seen = [(change.client_id, change.now_ms) for change in changes if change.add]
-            if seen:
-                queries.see_clients(connection, rows=_json(seen))
-                _insert(
-                    connection,
-                    queries.add_subscriptions.sql,
-                    (
-                        (change.client_id, *item.key, item.symbol, item.subscribed_ms)
-                        for change in changes
-                        for item in change.add
-                    ),
-                )
-        if known < queries.count_clients(connection) > max_clients:
-            raise StoreError(f"The database keeps {max_clients:,} clients and is full")
-
-
-def _rounds(batch: Sequence[Change]) -> list[list[Change]]:
-    """Split a batch so that no round has two changes of a client: the first of each, the second
-    of each, and so on. Within a round all removals may go before all additions."""
-    rounds: list[list[Change]] = []
-    counts: dict[str, int] = {}
-    for change in batch:
-        place = counts.get(change.client_id, 0)
-        counts[change.client_id] = place + 1
-        if place == len(rounds):
-            rounds.append([])
-        rounds[place].append(change)
-    return rounds
-
-
-def _instrument_pages(connection: sqlite3.Connection) -> list[str]:
-    """Read the instruments as JSON, a page each, all as of one instant."""
-    queries = sql.load_queries()
-    pages = []
-    exchange, segment, token = "", "", -1
-    connection.execute("BEGIN")
-    try:
-        while True:
-            page, count, *last = queries.instrument_page(
-                connection,
-                exchange=exchange,
-                segment=segment,
-                token=token,
-                most=INSTRUMENTS_PER_PAGE,
-            )
-            if not count:
-                return pages
-            pages.append(page)
-            exchange, segment, token = last
-    finally:
-        connection.execute("COMMIT")
-
-
-def _save_instruments(
-    connection: sqlite3.Connection,
-    upserts: list[Instrument],
-    removed_keys: list[InstrumentKey],
-    source: str,
-    now_ms: int,
-) -> int:
-    queries = sql.load_queries()
-    with _transaction(connection):
-        if removed_keys:
-            queries.remove_instruments(connection, rows=_json([tuple(key) for key in removed_keys]))
-        _insert(
-            connection,
-            queries.save_instruments.sql,
-            (
-                (
-                    *item.key,
-                    item.symbol,
-                    item.series,
-                    item.name,
-                    item.isin,
-                    item.kind,
-                    item.tick_size,
-                    item.lot_size,
-                    item.reference_close,
-                )
-                for item in upserts
-            ),
-        )
-        queries.note_import(
-            connection,
-            source=source,
-            saved=len(upserts),
-            removed=len(removed_keys),
-            now_ms=now_ms,
-        )
-        return int(queries.last_import(connection)[0])
-
-
-def _status(connection: sqlite3.Connection, path: Path, check: bool) -> StoreStatus:
-    queries = sql.load_queries()
-    version, waiting = _schema_version(connection)
-    clients = subscriptions = instruments = bars = 0
-    imported, first, last = None, None, None
-    if version:
-        clients, subscriptions, instruments = queries.table_counts(connection)
-        imported = queries.last_import(connection)
-        first, last, bars = queries.history_extent(connection)
-    integrity = None
-    if check:
-        integrity = "; ".join(row[0] for row in connection.execute("PRAGMA quick_check"))
-    wal = path.with_name(path.name + "-wal")
-    return StoreStatus(
-        path=str(path),
-        sqlite_version=sqlite3.sqlite_version,
-        schema_version=version,
-        pending_migrations=waiting,
-        file_bytes=path.stat().st_size,
-        wal_bytes=wal.stat().st_size if wal.exists() else 0,
-        clients=clients,
-        subscriptions=subscriptions,
-        instruments=instruments,
-        instruments_version=imported[0] if imported else 0,
-        instruments_source=imported[1] if imported else "",
-        daily_bars=bars,
-        first_bar_date=first,
-        last_bar_date=last,
-        integrity=integrity,
-    )
-
-
-def _backup(connection: sqlite3.Connection, target: Path) -> None:
-    with closing(sqlite3.connect(target)) as copy:
-        connection.backup(copy)
-
-
-def _run_read_only(
-    connection: sqlite3.Connection, query: str
-) -> tuple[list[str], list[tuple[Any, ...]]]:
-    connection.execute("PRAGMA query_only = ON")
-    try:
-        cursor = connection.execute(query)
-        return [column[0] for column in cursor.description], cursor.fetchall()
-    finally:
-        connection.execute("PRAGMA query_only = OFF")
-
-
-# Values and errors -------------------------------------------------------------------------------
-
-
-def _json(rows: Iterable[object]) -> str:
-    return orjson.dumps(list(rows)).decode()
-
-
-def _subscriptions(page: str) -> list[Subscription]:
-    return [
-        Subscription(InstrumentKey(exchange, segment, token), symbol, subscribed_ms)
-        for exchange, segment, token, symbol, subscribed_ms in orjson.loads(page)
-    ]
-
-
-def _instrument(row: list[Any]) -> Instrument:
-    exchange, segment, token, symbol, series, name, isin, kind, *rest = row
-    intern = sys.intern  # of 200,000 rows these hold a few dozen different texts
-    key = InstrumentKey(intern(exchange), intern(segment), token)
-    return Instrument(key, symbol, intern(series), name, isin, intern(kind), *rest)
-
-
-def _make_private(path: Path) -> None:
-    """Make an empty file that only its owner may read. Raises StoreError where there is one."""
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError as error:
-        raise StoreError(f"{reflect(path, 200)} exists and was left as it is") from error
-    except OSError as error:
-        raise StoreError(f"{reflect(path, 200)} could not be made: {error.strerror}") from error
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Raise SQLite's errors as ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        problem = _UNAVAILABLE.get(_primary_code(error))
-        if problem is None:
-            raise StoreError(f"The database refused it: {error}") from error
-        raise StoreUnavailable(f"The database {reflect(path, 200)} {problem}") from error
-    except (OverflowError, UnicodeError, orjson.JSONEncodeError) as error:
-        raise StoreError(f"The database cannot hold the value: {error}") from error
-
-
-def _primary_code(error: sqlite3.Error) -> int:
-    """SQLite's result code without its extension, 0 where Python's module raised the error."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+        return await self._do(operations.run_read_only, sql.load_ops(name))

@@ -1,22 +1,16 @@
-import time
-from importlib.resources import files
+from collections.abc import Iterable, Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from odin.errors import MAX_ERROR_CHARS, MAX_REFLECTED_CHARS, STOCK_ERRORS, ReferenceDataError
+from odin.errors import MAX_REFLECTED_CHARS, STOCK_ERRORS, ReferenceDataError
 from odin.market.instruments import (
     ODIN_SEGMENTS,
     SEGMENT_NAMES,
     SUGGESTED_PER_CALL,
     SUGGESTIONS,
     InstrumentRegistry,
-    Resolution,
 )
-from odin.market.masters import SAMPLE_ALIASES, parse_master, parse_sample
 from odin.model import Instrument, InstrumentKey
-from tests.support.shared import shared
 
 
 def listed(
@@ -65,21 +59,14 @@ EVERYBODY = [
 ]
 
 
+def broken_off(*instruments: Instrument) -> Iterator[Instrument]:
+    yield from instruments
+    raise OSError("the disk is gone")
+
+
 @pytest.fixture(scope="module")
 def registry() -> InstrumentRegistry:
     return InstrumentRegistry(EVERYBODY, aliases={"356": HINDUNILVR.key})
-
-
-@pytest.fixture(scope="module")
-def real() -> InstrumentRegistry:
-    path = shared("data/instruments/dhan_scrip_master_2026-07-01.csv")
-    return InstrumentRegistry(parse_master(path.read_bytes()).instruments)
-
-
-@pytest.fixture(scope="module")
-def sample() -> InstrumentRegistry:
-    text = files("odin.market").joinpath("sample_instruments.csv").read_text("utf-8")
-    return InstrumentRegistry(parse_sample(text), aliases=SAMPLE_ALIASES)
 
 
 class TestForms:
@@ -394,28 +381,29 @@ class TestContent:
         assert registry.resolve("356").instrument is None
         assert list(registry) == [renamed]
 
-    @pytest.mark.parametrize("broken", ["duplicate", "alias", "iterable"])
-    def test_a_failed_replace_changes_nothing(self, broken: str) -> None:
+    @pytest.mark.parametrize(
+        ("instruments", "aliases", "problem"),
+        [
+            (
+                [HDFCBANK, listed("NSE CM", 1333, "OTHER")],
+                {},
+                "NSE CM 1333 is listed twice, as HDFCBANK and as OTHER",
+            ),
+            (
+                [HDFCBANK],
+                {"X": InstrumentKey("NSE", "CM", 5)},
+                "The alias X leads to NSE CM 5, which is not listed",
+            ),
+            (broken_off(HDFCBANK), {}, "the disk is gone"),
+        ],
+        ids=["duplicate", "alias", "iterable"],
+    )
+    def test_a_failed_replace_changes_nothing(
+        self, instruments: Iterable[Instrument], aliases: dict[str, InstrumentKey], problem: str
+    ) -> None:
         registry = InstrumentRegistry([SBIN, RELIANCE], aliases={"HUL": SBIN.key})
-        twice = listed("NSE CM", 1333, "OTHER")
-
-        def stops_half_way():
-            yield HDFCBANK
-            raise OSError("the disk is gone")
-
-        with pytest.raises((ReferenceDataError, OSError)) as failure:
-            if broken == "duplicate":
-                registry.replace([HDFCBANK, twice])
-            elif broken == "alias":
-                registry.replace([HDFCBANK], aliases={"X": InstrumentKey("NSE", "CM", 5)})
-            else:
-                registry.replace(stops_half_way())
-        expected = {
-            "duplicate": "NSE CM 1333 is listed twice, as HDFCBANK and as OTHER",
-            "alias": "The alias X leads to NSE CM 5, which is not listed",
-            "iterable": "the disk is gone",
-        }
-        assert str(failure.value) == expected[broken]
+        with pytest.raises((ReferenceDataError, OSError), match=problem):
+            registry.replace(instruments, aliases=aliases)
         assert list(registry) == [SBIN, RELIANCE]
         assert registry.version == 0
         assert registry.resolve("HUL").instrument is SBIN
@@ -452,184 +440,3 @@ class TestSearch:
         assert registry.search("") == registry.search("  ") == []
         assert registry.search("sbin", limit=0) == registry.search("sbin", limit=-1) == []
         assert registry.search("no such thing") == []
-
-
-class TestSample:
-    @pytest.mark.parametrize(
-        ("symbol", "token"),
-        [
-            ("SBIN", "3045"),
-            ("RELIANCE", "2885"),
-            ("TCS", "11536"),
-            ("INFY", "1594"),
-            ("HDFCBANK", "1333"),
-            ("BHARTIARTL", "10604"),
-            ("ICICIBANK", "4963"),
-            ("HINDUNILVR", "1394"),
-            ("ITC", "1660"),
-            ("KOTAKBANK", "1922"),
-        ],
-    )
-    def test_the_stocks_of_the_integration_guide(
-        self, sample: InstrumentRegistry, symbol: str, token: str
-    ) -> None:
-        by_symbol, by_token = sample.resolve_many([symbol, token])
-        assert by_symbol.instrument is not None
-        assert by_symbol.instrument is by_token.instrument
-        assert by_symbol.instrument.token == token
-        assert (by_symbol.label, by_token.label) == (symbol, f"{symbol} (NSE)")
-
-    def test_the_guides_own_numbers_are_aliases(self, sample: InstrumentRegistry) -> None:
-        labels = [resolution.label for resolution in sample.resolve_many(["356", "424", "492"])]
-        assert labels == ["HINDUNILVR (NSE)", "ITC (NSE)", "KOTAKBANK (NSE)"]
-
-    def test_rows_are_complete(self, sample: InstrumentRegistry) -> None:
-        assert 45 <= len(sample) <= 60
-        for instrument in sample:
-            is_index = instrument.key.segment == "INDEX"
-            assert instrument.kind == ("index" if is_index else "equity")
-            assert bool(instrument.isin) is not is_index
-            assert (instrument.reference_close is None) is is_index
-            assert instrument.name
-            assert 0.01 <= instrument.tick_size <= 1
-            assert instrument.lot_size == 1
-
-    def test_rows_agree_with_a_real_master(
-        self, sample: InstrumentRegistry, real: InstrumentRegistry
-    ) -> None:
-        for instrument in sample:
-            listing = real.get(instrument.key)
-            assert listing is not None
-            assert (listing.symbol, listing.series) == (instrument.symbol, instrument.series)
-            assert (listing.tick_size, listing.kind) == (instrument.tick_size, instrument.kind)
-
-
-class TestRealMaster:
-    @pytest.mark.parametrize(
-        ("stock", "key"),
-        [
-            ("SBIN", ("NSE", "CM", 3045)),
-            ("3045", ("NSE", "CM", 3045)),
-            (3045, ("NSE", "CM", 3045)),
-            ("BSE:SBIN", ("BSE", "CM", 500112)),
-            ("500112", ("BSE", "CM", 500112)),
-            ("M&M", ("NSE", "CM", 2031)),
-            ("CHOLAFIN", ("NSE", "CM", 685)),
-            ("BAJAJ-AUTO", ("NSE", "CM", 16669)),
-            ("SUMEET-RE", ("NSE", "CM", 754145)),
-            ("NIFTY", ("NSE", "INDEX", 13)),
-            ("nifty bank", ("NSE", "INDEX", 25)),
-            ("KALYANI$", None),
-            ("356", None),
-            ("424", None),
-        ],
-    )
-    def test_resolution_rule(
-        self, real: InstrumentRegistry, stock: str | int, key: tuple[str, str, int] | None
-    ) -> None:
-        instrument = real.resolve(stock).instrument
-        if stock == "KALYANI$":
-            assert instrument is not None
-            assert instrument.exchange == "BSE"
-        else:
-            assert (instrument and instrument.key) == key
-
-    def test_every_instrument_has_a_name_of_its_own(self, real: InstrumentRegistry) -> None:
-        assert len(real) == 23_116
-        for instrument in real:
-            exchange, segment, token = instrument.key
-            assert real.resolve(f"{exchange}_{segment}:{token}").instrument is instrument
-
-    def test_every_label_is_accepted_back(self, real: InstrumentRegistry) -> None:
-        for instrument in real:
-            found = real.resolve(instrument.label).instrument
-            assert found is not None
-            assert found.label == instrument.label
-
-    def test_loads_in_no_time(self, real: InstrumentRegistry) -> None:
-        instruments = list(real)
-        start = time.perf_counter()
-        InstrumentRegistry(instruments)
-        assert time.perf_counter() - start < 0.5
-
-
-place = st.sampled_from(["NSE CM", "BSE CM", "NSE INDEX", "BSE INDEX", "NSE FO", "MCX CO"])
-instruments = st.lists(
-    st.builds(
-        listed,
-        place,
-        st.integers(1, 30),
-        st.text("AB&-19", min_size=1, max_size=4),
-        st.sampled_from(["", "EQ", "BE", "A", "D1"]),
-        st.text("ab 1", max_size=4),
-    ),
-    max_size=30,
-    unique_by=lambda instrument: instrument.key,
-)
-awkward = st.one_of(
-    st.text(),
-    st.text("ABN SE:_.()-0123456789", max_size=12),
-    st.integers(),
-    st.integers(1, 31),
-    st.booleans(),
-    st.none(),
-    st.floats(),
-    st.lists(st.text(), max_size=2),
-)
-
-
-@given(instruments, st.lists(awkward, max_size=10))
-def test_resolve_answers_whatever_it_is_asked(
-    listings: list[Instrument], stocks: list[object]
-) -> None:
-    registry = InstrumentRegistry(listings)
-    resolutions = registry.resolve_many(stocks)
-    assert len(resolutions) == len(stocks)
-    for resolution in resolutions:
-        assert len(resolution.stock) <= MAX_REFLECTED_CHARS or resolution.instrument
-        resolution.stock.encode()
-        if resolution.instrument is None:
-            assert resolution.code in STOCK_ERRORS
-            assert resolution.message
-            assert len(resolution.message) <= MAX_ERROR_CHARS
-            assert len(resolution.suggestions) <= SUGGESTIONS
-            assert all(registry.resolve(name).instrument for name in resolution.suggestions)
-        else:
-            assert resolution == Resolution(resolution.stock, *resolution[1:3], None, None, ())
-            assert resolution.instrument in listings
-            again = registry.resolve(resolution.label).instrument
-            assert again is not None
-            assert again.symbol == resolution.instrument.symbol
-
-
-@given(instruments)
-def test_every_instrument_resolves_by_exchange_and_token(listings: list[Instrument]) -> None:
-    registry = InstrumentRegistry(listings)
-    for instrument in listings:
-        exchange, segment, token = instrument.key
-        rivals = [i for i in listings if i.exchange == exchange and i.token == instrument.token]
-        cash = [i for i in rivals if i.key.segment == "CM"]
-        found = registry.resolve(f"{exchange}:{token}")
-        if cash or len(rivals) == 1:
-            assert found.instrument == (cash or rivals)[0]
-        else:
-            assert found.code == "ambiguous_token"
-        assert registry.resolve(f"{exchange}_{segment}:{token}").instrument is instrument
-
-
-@given(instruments, instruments, st.booleans())
-def test_replacing_is_the_same_as_starting_anew(
-    before: list[Instrument], after: list[Instrument], is_broken: bool
-) -> None:
-    registry = InstrumentRegistry(before)
-    if is_broken and after:
-        with pytest.raises(ReferenceDataError):
-            registry.replace([*after, after[0]])
-        expected = before
-    else:
-        registry.replace(after)
-        expected = after
-    anew = InstrumentRegistry(expected)
-    assert list(registry) == expected
-    for stock in ("A", "1", "B-EQ", "NSE:1", "BSE:A", "9"):
-        assert registry.resolve(stock) == anew.resolve(stock)

@@ -1,5 +1,6 @@
 """The quote board against the protocol's own example, and against what a quote promises."""
 
+import lzma
 import math
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,7 +14,7 @@ from odin.clock import ist_date
 from odin.market.history import parse_daily, summarise, window_start
 from odin.market.quotes import END_OF_TIME_MS, QuoteBoard
 from odin.metrics import Metrics
-from odin.model import DailyBar, Instrument, InstrumentKey, Quote, Tick, YearSummary
+from odin.model import Instrument, InstrumentKey, Quote, Tick, YearSummary
 from tests.support.shared import shared
 
 RELIANCE = InstrumentKey("NSE", "CM", 2885)
@@ -325,6 +326,14 @@ def test_loading_history_leaves_the_feeds_previous_close_alone(desk: Desk) -> No
     assert desk.tick(1365.5).prev_close == 1400.0
 
 
+def test_the_feeds_previous_close_holds_for_its_day_only(desk: Desk) -> None:
+    desk.tick(1359.1, prev_close=1372.6)
+    assert desk.tick(1370.0, FRI_MS).prev_close == 1359.1
+    official = YEAR._replace(prev_close=1359.3, prev_date="2025-09-04")
+    desk.board.load_history({RELIANCE: official}, "2025-09-05")
+    assert desk.tick(1370.0, FRI_MS).prev_close == 1359.3
+
+
 # ---------------------------------------------------------------- 52 weeks
 
 
@@ -386,8 +395,10 @@ def test_a_low_that_only_the_feed_saw_moves_the_year_without_the_flag() -> None:
 
 
 def test_a_price_equal_to_the_extreme_moves_its_date_as_the_history_would() -> None:
-    quote = Desk({RELIANCE: YEAR}).tick(1551.0)
-    assert year(quote)[:2] == (1551.0, "2025-09-04")
+    desk = Desk({RELIANCE: YEAR})
+    assert year(desk.tick(1551.0)) == (1551.0, "2025-09-04", 1115.55, "2025-09-02")
+    quote = desk.tick(1115.55)
+    assert year(quote) == (1551.0, "2025-09-04", 1115.55, "2025-09-04")
     assert flags(quote) == (False, False)
 
 
@@ -470,14 +481,16 @@ def test_a_renamed_instrument_shows_its_new_symbol(desk: Desk) -> None:
 def test_an_instrument_that_left_is_unknown_and_loses_nothing_when_it_is_back() -> None:
     desk = Desk({RELIANCE: YEAR})
     desk.tick(1600.0, volume=70)
-    symbol = desk.master.symbols.pop(RELIANCE)
+    del desk.master.symbols[RELIANCE]
     desk.board.refresh_names()
     assert desk.board.quote(RELIANCE) is None
     assert desk.offer(1500.0) is None
     assert desk.dropped == (0, 0, 1)
-    desk.master.symbols[RELIANCE] = symbol
+    desk.board.load_history({RELIANCE: YEAR._replace(low=1000.0)}, "2025-09-04")
+    desk.master.symbols[RELIANCE] = "RIL"
     quote = desk.tick(1500.0)
-    assert (quote.open, quote.high, quote.volume) == (1600.0, 1600.0, 70)
+    assert (quote.symbol, quote.open, quote.high, quote.volume) == ("RIL", 1600.0, 1600.0, 70)
+    assert (quote.week_52_high, quote.week_52_low) == (1600.0, 1000.0)
 
 
 def test_a_refresh_finds_an_instrument_that_came_back(desk: Desk) -> None:
@@ -581,11 +594,9 @@ def test_the_flags_are_those_of_a_running_record(prices: list[float]) -> None:
 def test_a_month_of_real_days_ends_where_the_history_of_that_month_does() -> None:
     """The board, fed the four prices of each day over an ageing history, equals the summary
     that the daily history gives once it holds those days."""
-    path = shared("data/daily/*.xz")
-    daily = parse_daily(
-        path.read_bytes(), lambda name, series: SBIN if name == "NSE:SBIN" else None
-    )
-    bars: list[DailyBar] = list(daily.bars)
+    header, *rows = lzma.decompress(shared("data/daily/*.xz").read_bytes()).splitlines()
+    data = b"\n".join([header, *(row for row in rows if b",SBIN,EQ," in row)])
+    bars = list(parse_daily(data, lambda name, series: SBIN).bars)
     live = [bar for bar in bars if bar.date > "2025-10-14"]
     assert len(live) > 20
     previous = bars[-len(live) - 1].date

@@ -47,6 +47,7 @@ log = logging.getLogger("odin_client")
 State = Literal["closed", "connecting", "connected", "reconnecting"]
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}\Z", re.ASCII)
 _PATH = "/enhanced-stream"
+_NEVER = "never"
 _RESTORE_BATCH = 500
 _RESTORE_AGAIN_S = 5.0
 _LIST_AFTER_S = 0.25
@@ -406,10 +407,10 @@ class OdinClient:
         if kind == "market_data":
             quote = messages.decode_market_data(message)
             stock = (quote.exchange, quote.token, quote.symbol)
-            if quote.is_snapshot and not self._ready.is_set():
-                # Each connection begins with the last known quotes; what was seen is no news.
-                if self._seen.get(stock) == quote.last_updated:
-                    return
+            # Each connection begins with the last known quotes; what was seen is no news.
+            is_restored = quote.is_snapshot and not self._ready.is_set()
+            if is_restored and self._seen.get(stock, _NEVER) == quote.last_updated:
+                return
             self._seen[stock] = quote.last_updated
             for stream in self._streams:
                 stream.put(quote)

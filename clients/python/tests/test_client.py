@@ -184,7 +184,7 @@ async def test_an_error_nobody_asked_for_goes_to_the_handlers(
 async def test_no_answer_is_a_timeout(fake: FakeServer, client_of: Make) -> None:
     async with client_of(fake.url, request_timeout_s=0.05) as client:
         fake.mute_actions = {"ping"}
-        with pytest.raises(RequestTimeout, match="ping had no answer within 0.05 s") as caught:
+        with pytest.raises(RequestTimeout, match="ping had no answer within") as caught:
             await client.ping()
         assert isinstance(caught.value, TimeoutError)
         assert client.state == "connected"
@@ -241,18 +241,6 @@ async def test_a_request_of_a_closed_client_fails_at_once(
 
 
 # ---------------------------------------------------------------- the session
-
-
-async def test_a_reconnect_with_everything_in_place_subscribes_nothing(
-    fake: FakeServer, client_of: Make
-) -> None:
-    client, states = client_of(fake.url), Heard()
-    client.on_state(states)
-    await client.connect()
-    await client.subscribe(["SBIN", "TCS"])
-    fake.drop()
-    await connected_after(states, 2)
-    assert fake.actions().count("subscribe") == 1 + 1  # the change not yet listed, told again
 
 
 async def listing(fake: FakeServer, client: OdinClient) -> None:

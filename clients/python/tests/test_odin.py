@@ -1,0 +1,172 @@
+"""The client against the real server, in a process of its own."""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Heard
+from real_server import RealServer
+
+from odin_client import OdinClient, RequestError, TakenOver
+
+Make = Callable[..., OdinClient]
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+async def test_quotes_arrive_by_stream_and_by_handler(odin: RealServer, client_of: Make) -> None:
+    heard = Heard()
+    async with client_of(odin.url) as client:
+        client.on_quote(heard)
+        stream = client.quotes()
+        result = await client.subscribe(["SBIN", "2885"])
+        assert result.subscribed == ("SBIN", "RELIANCE (NSE)")
+        assert (result.failed, result.total_subscribed) == ((), 2)
+        seen = set()
+        while seen != {"SBIN", "RELIANCE"}:
+            quote = await anext(stream)
+            assert quote.low <= quote.ltp <= quote.high
+            assert (quote.exchange, quote.close) == ("NSE", quote.prev_close)
+            seen.add(quote.symbol)
+        await heard.until(lambda quotes: {q.token for q in quotes} == {"3045", "2885"})
+
+
+async def test_what_failed_is_explained(odin: RealServer, client_of: Make) -> None:
+    async with client_of(odin.url) as client:
+        partial = await client.subscribe(["SBIN", "RELIANC", "999999999"])
+        assert partial.subscribed == ("SBIN",)
+        assert [(f.stock, f.code) for f in partial.failed] == [
+            ("RELIANC", "unknown_symbol"),
+            ("999999999", "unknown_token"),
+        ]
+        assert "RELIANCE" in partial.failed[0].suggestions
+        nothing = await client.subscribe("NO_SUCH_STOCK")
+        assert (nothing.subscribed, nothing.total_subscribed) == ((), 1)
+        again = await client.subscribe("3045")
+        assert again.already_subscribed == ("SBIN (NSE)",)
+        with pytest.raises(RequestError, match="No stocks provided for subscription"):
+            await client.subscribe([])
+
+
+async def test_every_action_is_answered(odin: RealServer, client_of: Make) -> None:
+    async with client_of(odin.url, "every_action") as client:
+        assert client.welcome is not None
+        assert client.welcome.client_id == "every_action"
+        assert client.welcome.simulated
+        assert client.welcome.limits["stocks_per_request"] == 1000
+        await client.subscribe(["SBIN", "RELIANCE", "TCS"])
+        gone = await client.unsubscribe(["2885", "INFY"])
+        assert gone.total_subscribed == 2
+        assert [f.code for f in gone.failed] == ["not_subscribed"]
+        listed = await client.subscriptions()
+        assert [(s.symbol, s.name) for s in listed] == [("SBIN", "NSE:3045"), ("TCS", "NSE:11536")]
+        status = await client.market_status()
+        assert status.market_open
+        assert status.feed is not None
+        assert status.simulated
+        assert 0 < await client.ping() < 5
+        await anext(client.quotes("SBIN"))
+        snapshot = await client.snapshot(["SBIN", "NO_SUCH_STOCK"])
+        assert [q.symbol for q in snapshot.quotes] == ["SBIN"]
+        assert [f.stock for f in snapshot.failed] == ["NO_SUCH_STOCK"]
+
+
+async def test_a_killed_server_comes_back_with_everything(
+    odin: RealServer, client_of: Make
+) -> None:
+    client, states = client_of(odin.url), Heard()
+    client.on_state(states)
+    await client.connect()
+    await client.subscribe(["SBIN", "TCS"])
+    stream = client.quotes()
+    await anext(stream)
+    await odin.kill()
+    await states.until(lambda values: "reconnecting" in values)
+    asking = asyncio.ensure_future(client.subscriptions())
+    await odin.start()
+    assert [s.symbol for s in await asking] == ["SBIN", "TCS"]
+    assert client.welcome is not None
+    assert client.welcome.restored == 2
+    assert (await anext(stream)).symbol in {"SBIN", "TCS"}
+
+
+async def test_a_server_that_lost_its_database_is_told_again(
+    odin: RealServer, client_of: Make
+) -> None:
+    client, states = client_of(odin.url), Heard()
+    client.on_state(states)
+    await client.connect()
+    await client.subscribe(["SBIN", "TCS", "INFY"])
+    await client.unsubscribe("11536")
+    await odin.kill()
+    odin.database = odin.database.with_name("other.db")
+    await odin.start()
+    await states.until(lambda values: values.count("connected") == 2)
+    assert client.welcome is not None
+    assert client.welcome.restored == 0
+    assert {s.symbol for s in await client.subscriptions()} == {"SBIN", "INFY"}
+    assert (await anext(client.quotes("INFY"))).symbol == "INFY"
+
+
+async def test_the_newest_connection_has_the_session(odin: RealServer, client_of: Make) -> None:
+    first, second = client_of(odin.url, "shared"), client_of(odin.url, "shared")
+    errors, quotes = Heard(), Heard()
+    first.on_error(errors)
+    second.on_quote(quotes)
+    await first.connect()
+    await first.subscribe("SBIN")
+    await second.connect()
+    with pytest.raises(TakenOver) as caught:
+        await first.wait_closed()
+    assert caught.value.code == 4409
+    assert [getattr(e, "code", None) for e in errors.values] == ["session_taken_over", 4409]
+    await quotes.until(len)
+    assert second.state == "connected"
+
+
+async def test_a_program_without_client_id_keeps_its_session(
+    odin: RealServer, client_of: Make
+) -> None:
+    client, states = client_of(odin.url, None), Heard()
+    client.on_state(states)
+    await client.connect()
+    await client.subscribe("SBIN")
+    made_up = client.client_id
+    assert made_up is not None
+    assert len(made_up) >= 22
+    await odin.kill()
+    await odin.start()
+    await states.until(lambda values: values.count("connected") == 2)
+    assert client.client_id == made_up
+    assert [s.symbol for s in await client.subscriptions()] == ["SBIN"]
+
+
+async def test_a_burst_over_the_limit_fails_clearly(odin: RealServer, client_of: Make) -> None:
+    async with client_of(odin.url) as client:
+        answers = await asyncio.gather(*(client.ping() for _ in range(80)), return_exceptions=True)
+        refused = [a for a in answers if isinstance(a, BaseException)]
+        assert {getattr(a, "code", a) for a in refused} == {"rate_limited"}
+        assert len(refused) < 40
+
+
+async def test_the_readmes_example_runs(odin: RealServer, tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert code is not None
+    program = tmp_path / "example.py"
+    assert "ws://localhost:8080" in code[1]
+    program.write_text(code[1].replace("ws://localhost:8080", f"ws://127.0.0.1:{odin.port}"))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(program),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(README.parent)},
+    )
+    out, err = await process.communicate()
+    assert err == b""
+    lines = out.decode().splitlines()
+    assert lines[0] == ("subscribed ('SBIN', 'RELIANCE (NSE)') failed ['NO_SUCH_STOCK']")
+    assert re.fullmatch(r"(SBIN|RELIANCE): [\d.]+ \([+-][\d.]+%\)", lines[1])
