@@ -115,7 +115,8 @@ SELECT version, source FROM instrument_imports ORDER BY version DESC LIMIT 1;
 -- Daily history ------------------------------------------------------------------------------
 
 -- name: make_incoming()!
--- Bars are gathered here first: other programs' changes wait only for the merge at the end.
+-- Bars are gathered and put in order here first, so that other programs, which wait for the
+-- merge, wait a second and not a minute.
 CREATE TEMPORARY TABLE incoming (
     exchange TEXT, segment TEXT, token INTEGER, date TEXT,
     open REAL, high REAL, low REAL, close REAL, volume INTEGER
@@ -125,20 +126,25 @@ CREATE TEMPORARY TABLE incoming (
 INSERT INTO temp.incoming VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: order_incoming()!
-CREATE INDEX temp.incoming_in_order ON incoming (exchange, segment, token, date);
+CREATE TEMPORARY TABLE ordered AS
+SELECT * FROM temp.incoming ORDER BY exchange, segment, token, date, rowid;
 
 -- name: merge_incoming()!
 -- Of several bars of one day the last counts.
 INSERT INTO daily_history (exchange, segment, token, date, open, high, low, close, volume)
-SELECT exchange, segment, token, date, open, high, low, close, volume FROM temp.incoming
+SELECT exchange, segment, token, date, open, high, low, close, volume FROM temp.ordered
 WHERE true
-ORDER BY exchange, segment, token, date, rowid
 ON CONFLICT DO UPDATE SET
     open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-    volume = excluded.volume;
+    volume = excluded.volume
+WHERE (open, high, low, close, volume)
+    <> (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume);
 
 -- name: drop_incoming()!
 DROP TABLE IF EXISTS temp.incoming;
+
+-- name: drop_ordered()!
+DROP TABLE IF EXISTS temp.ordered;
 
 -- name: year_summaries(from_date, until_date)$
 -- One pass finds the extremes, the others walk each instrument's bars by the primary key.

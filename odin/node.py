@@ -80,7 +80,12 @@ class Node:
             self.extra_instruments = [
                 item for item in recording.instruments if registry.get(item.key) is None
             ]
-            self.feed = replay = Replay(recording, speed=speed, end_at_ms=self._close_after)
+            self.feed = replay = Replay(
+                recording,
+                speed=speed,
+                end_at_ms=self._close_after,
+                is_ready=lambda: self.hub.has_room,
+            )
             self.clock = replay.clock
         else:
             self.clock = clock or self._market_clock()

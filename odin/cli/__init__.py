@@ -106,6 +106,7 @@ for command in (
     servers.tail,
     database.clients,
     database.db,
+    reference.instruments,
     reference.calendar,
 ):
     main.add_command(command)

@@ -18,19 +18,25 @@ T = TypeVar("T")
 
 
 def with_store(
-    settings: "Settings", work: "Callable[[SqliteStore], Awaitable[T]]", **options: Any
+    settings: "Settings",
+    work: "Callable[[SqliteStore], Awaitable[T]]",
+    *,
+    path: str | None = None,
+    create: bool = False,
+    migrate: bool = True,
 ) -> T:
-    """Open the database beside a server that may be running, and close it again."""
+    """Open the database beside a server that may be running, do some work, and close it again."""
     import asyncio
 
     from odin.store.sqlite import SqliteStore
 
     async def run() -> T:
         store = await SqliteStore.open(
-            settings.store.path,
+            path or settings.store.path,
             busy_timeout_s=settings.store.busy_timeout_s,
             is_tool=True,
-            **{"create": False, **options},
+            create=create,
+            migrate=migrate,
         )
         async with store:
             return await work(store)

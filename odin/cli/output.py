@@ -3,7 +3,10 @@
 Control characters are escaped, as what is stored once came from clients.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
 import click
 
@@ -39,6 +42,24 @@ def print_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, fields))
     for name, value in fields.items():
         click.echo(f"{name:<{width}}  {escape(_text(value))}".rstrip())
+
+
+@contextmanager
+def progress_bar(
+    label: str, stream: TextIO | None = None
+) -> Iterator[Callable[[int, int], None] | None]:
+    """Give a function of (done, whole) that draws a bar on standard error, None off a terminal."""
+    stream = sys.stderr if stream is None else stream
+    if not stream.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label=label, file=stream) as bar:
+
+        def report(done: int, whole: int) -> None:
+            bar.length = whole
+            bar.update(done - bar.pos)
+
+        yield report
 
 
 def _text(value: object) -> str:

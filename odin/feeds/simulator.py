@@ -8,7 +8,7 @@ falls. It knows no calendar: it is told whether the market streams.
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from math import ceil, exp, floor, inf, isfinite, log
@@ -78,15 +78,12 @@ class Simulator:
         self._prev_close = prev_close
         self._monotonic = monotonic
         self._sleep = sleep
-        self._wanted: dict[InstrumentKey, Instrument] = {}
+        self._fresh: OrderedDict[InstrumentKey, Instrument] = OrderedDict()
+        """Newly wanted: their first tick is due at once."""
+        self._ring: OrderedDict[InstrumentKey, Instrument] = OrderedDict()
+        """The other wanted ones, in the order of their turns."""
         self._walks: dict[InstrumentKey, Walk] = {}
         """Today's walks, also of instruments that are no longer wanted: they may come back."""
-        self._fresh: deque[InstrumentKey] = deque()
-        """Newly wanted: their first tick is due at once."""
-        self._ring: deque[InstrumentKey] = deque()
-        """Whose turn is next. Keys no longer wanted fall out when their turn comes."""
-        self._queued: set[InstrumentKey] = set()
-        """What is in `_fresh` or `_ring`."""
         self._has_wanted = asyncio.Event()
         self._day_start_ms = self._day_end_ms = 0
         self._date = ""
@@ -94,64 +91,65 @@ class Simulator:
     def want(self, instruments: Sequence[Instrument]) -> None:
         """Simulate these too; the first tick of each is due within 50 ms while streaming."""
         for instrument in instruments:
-            key = instrument.key
-            self._wanted[key] = instrument
-            if key not in self._queued:
-                self._queued.add(key)
-                self._fresh.append(key)
-        if self._wanted:
+            queue = self._ring if instrument.key in self._ring else self._fresh
+            queue[instrument.key] = instrument
+        if instruments:
             self._has_wanted.set()
 
     def unwant(self, keys: Sequence[InstrumentKey]) -> None:
         """Simulate these no longer."""
         for key in keys:
-            self._wanted.pop(key, None)
-        if not self._wanted:
+            self._fresh.pop(key, None)
+            self._ring.pop(key, None)
+        if not self._count:
             self._has_wanted.clear()
+
+    @property
+    def _count(self) -> int:
+        return len(self._fresh) + len(self._ring)
 
     async def run(self, emit: Callable[[Tick], None]) -> None:
         """Emit ticks for ever."""
         due = 0.0
         last_s = self._monotonic()
         while True:
-            if not self._wanted:
+            if not self._count:
                 await self._has_wanted.wait()
                 last_s = self._monotonic()
             if not self._is_streaming():
-                self._ring.extend(self._fresh)  # so that the opening is no burst
+                self._ring.update(self._fresh)  # so that the opening is no burst
                 self._fresh.clear()
                 due = 0.0
                 await self._sleep(LONGEST_SLEEP_S)
                 last_s = self._monotonic()
                 continue
             now_s = self._monotonic()
-            rate = self._rate_hz * len(self._wanted)
+            rate = self._rate_hz * self._count
             due = min(due + (now_s - last_s) * rate, max(1.0, LONGEST_CATCH_UP_S * rate))
             last_s = now_s
             due -= self._emit_slice(emit, int(due))
             if self._fresh or due >= 1:
                 await self._sleep(0)
                 continue
-            rate = self._rate_hz * max(1, len(self._wanted))
+            rate = self._rate_hz * max(1, self._count)
             await self._sleep(min(max((1 - due) / rate, SHORTEST_SLEEP_S), LONGEST_SLEEP_S))
 
     def _emit_slice(self, emit: Callable[[Tick], None], due: int) -> int:
         """Emit what is fresh, then up to `due` regular ticks, SLICE_TICKS in all; return how many
         of them were regular."""
         regular = 0
-        left = SLICE_TICKS
         now_ms = self._clock.now_ms
-        while left and (self._fresh or (regular < due and self._ring)):
-            is_fresh = bool(self._fresh)
-            key = self._fresh.popleft() if is_fresh else self._ring.popleft()
-            instrument = self._wanted.get(key)
-            if instrument is None:
-                self._queued.discard(key)
-                continue
-            self._ring.append(key)
-            left -= 1
-            if not is_fresh:
+        for _ in range(SLICE_TICKS):
+            if self._fresh:
+                key, instrument = self._fresh.popitem(last=False)
+                self._ring[key] = instrument
+            elif regular < due and self._ring:
+                key = next(iter(self._ring))
+                instrument = self._ring[key]
+                self._ring.move_to_end(key)
                 regular += 1
+            else:
+                break
             tick_ms = now_ms()
             if not self._day_start_ms <= tick_ms < self._day_end_ms:
                 self._begin_day(tick_ms)

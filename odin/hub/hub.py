@@ -80,6 +80,13 @@ class Hub:
         return len(self._late)
 
     @property
+    def has_room(self) -> bool:
+        """Whether every subscriber's transport could take more at once."""
+        return not self._late and all(
+            subscriber.sink.backlog_bytes() <= LOW_WATER_BYTES for subscriber in self._subscribers
+        )
+
+    @property
     def topics(self) -> Collection[Topic]:
         """The topics that have a subscriber."""
         return self._interest.keys()

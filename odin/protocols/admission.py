@@ -38,9 +38,9 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
-    def is_full(self, now: float) -> bool:
-        """Whether nothing was taken for long enough that this bucket need not be remembered."""
-        return self._tokens + (now - self._updated) * self._rate >= self._burst
+    def is_full(self, now: float, share: float = 1.0) -> bool:
+        """Whether it holds at least this share of its burst: little was taken lately."""
+        return self._tokens + (now - self._updated) * self._rate >= self._burst * share
 
 
 class Admission:

@@ -25,7 +25,8 @@ log = logging.getLogger("odin.peer")
 SEND_BUFFER_BYTES = 32 * 1024
 """Small on purpose: what the kernel holds for a slow reader can no longer be conflated."""
 RATE_PATIENCE_S = 10.0
-"""How long a client may go on sending faster than its limit before it is closed with 4429."""
+"""How long a client may go on sending faster than its limit before it is closed with 4429. It
+stays over until half its burst is free again, not merely until the next request is let through."""
 CLOSE_PATIENCE_S = 1.0
 """How long a close frame is tried on a socket that may not take it; then it is reset."""
 PING = b"\x89\x00"
@@ -137,8 +138,9 @@ class Peer:
 
     def _may_ask(self) -> bool:
         now = monotonic()
-        if self._bucket.take(now):
+        if self._bucket.is_full(now, 0.5):
             self._over_since = None
+        if self._bucket.take(now):
             return True
         self._metrics.requests_rate_limited += 1
         self._over_since = self._over_since or now

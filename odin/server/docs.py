@@ -149,7 +149,9 @@ def metrics() -> str:
 def command_line(root: click.Command) -> str:
     """Return docs/cli.md: the help of every command that is not hidden."""
     lines = _head("Command line", _COMMAND_LINE)
-    for context in _commands(click.Context(root, info_name="odin", terminal_width=96)):
+    for context in _commands(
+        click.Context(root, info_name="odin", terminal_width=96, **root.context_settings)
+    ):
         text = "\n".join(line.rstrip() for line in context.get_help().splitlines())
         lines += [f"## `{context.command_path}`", "", "```text", text, "```", ""]
     return _page(lines)

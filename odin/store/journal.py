@@ -56,6 +56,8 @@ class Journal:
         self._is_closing = False
         self._is_running = False
         self._stopped = asyncio.Event()
+        self.is_failing = False
+        """Whether the last attempt to write failed: nothing can be acknowledged for now."""
 
     async def record(
         self,
@@ -131,6 +133,7 @@ class Journal:
         try:
             await self._store.apply_changes([entry.change for entry in batch])
         except StoreUnavailable as error:
+            self.is_failing = True
             # Who came while the store was tried would wait as long again, and in vain.
             self._refuse(batch, str(error))
             self._refuse_waiting(str(error))
@@ -141,6 +144,7 @@ class Journal:
                 self._waiting.extendleft(reversed(batch))
                 self._singly = len(batch)
         else:
+            self.is_failing = False
             self._metrics.store_commits += 1
             for entry in batch:
                 if not entry.done.done():

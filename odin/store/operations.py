@@ -18,7 +18,7 @@ import orjson
 
 from odin.clock import WallClock
 from odin.errors import StoreError, StoreUnavailable, reflect
-from odin.model import Instrument, InstrumentKey, Subscription
+from odin.model import DailyBar, Instrument, InstrumentKey, Subscription
 from odin.store import sql
 from odin.store.journal import Change
 
@@ -252,6 +252,36 @@ def save_instruments(
             now_ms=now_ms,
         )
         return int(queries.last_import(connection)[0])
+
+
+def begin_bars(connection: sqlite3.Connection) -> None:
+    """Make the temporary table that bars are gathered in, empty."""
+    end_bars(connection)
+    sql.load_queries().make_incoming(connection)
+
+
+def gather_bars(connection: sqlite3.Connection, bars: Iterable[DailyBar]) -> None:
+    """Add bars to the temporary table."""
+    with _transaction(connection, "DEFERRED"):  # locks only the temporary database
+        insert_rows(
+            connection,
+            sql.load_queries().add_incoming.sql,
+            ((*bar.key, *bar[1:]) for bar in bars),
+        )
+
+
+def merge_bars(connection: sqlite3.Connection) -> None:
+    """Put the gathered bars in place, all or none."""
+    queries = sql.load_queries()
+    queries.order_incoming(connection)
+    queries.merge_incoming(connection)
+
+
+def end_bars(connection: sqlite3.Connection) -> None:
+    """Drop the temporary tables."""
+    queries = sql.load_queries()
+    queries.drop_incoming(connection)
+    queries.drop_ordered(connection)
 
 
 def status(connection: sqlite3.Connection, path: Path, check: bool) -> StoreStatus:

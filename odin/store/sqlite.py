@@ -239,21 +239,18 @@ class SqliteStore:
         `bars` is consumed as it comes, so that a generator over a large file needs no memory. The
         database is locked for other processes only while the gathered bars are put in place.
         """
-        queries = sql.load_queries()
         source = iter(bars)
         count = 0
         async with self._gathering:
-            await self._do(queries.drop_incoming)
-            await self._do(queries.make_incoming)
+            await self._do(operations.begin_bars)
             try:
-                while chunk := [(*bar.key, *bar[1:]) for bar in islice(source, BARS_PER_STEP)]:
-                    await self._do(operations.insert_rows, queries.add_incoming.sql, chunk)
+                while chunk := list(islice(source, BARS_PER_STEP)):
+                    await self._do(operations.gather_bars, chunk)
                     count += len(chunk)
                 if count:
-                    await self._do(queries.order_incoming)
-                    await self._do(queries.merge_incoming)
+                    await self._do(operations.merge_bars)
             finally:
-                await self._do(queries.drop_incoming)
+                await self._do(operations.end_bars)
         return count
 
     async def year_summaries(

@@ -1,10 +1,11 @@
 """Tables that people read and terminals survive."""
 
+import io
 import json
 
 import pytest
 
-from odin.cli.output import print_fields, print_json, print_table, when
+from odin.cli.output import print_fields, print_json, print_table, progress_bar, when
 
 
 def test_a_table_is_aligned_with_numbers_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,3 +47,25 @@ def test_json_is_one_value_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_instants_are_told_in_indian_time() -> None:
     assert when(1756971590198) == "2025-09-04 13:09:50"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_drawn_on_a_terminal() -> None:
+    stream = Terminal()
+    with progress_bar("Reading", stream) as report:
+        assert report is not None
+        for done in (1, 50, 50, 100):
+            report(done, 100)
+    assert "Reading" in stream.getvalue()
+    assert "100%" in stream.getvalue()
+
+
+def test_progress_is_not_drawn_elsewhere() -> None:
+    stream = io.StringIO()
+    with progress_bar("Reading", stream) as report:
+        assert report is None
+    assert stream.getvalue() == ""

@@ -55,6 +55,19 @@ def test_a_falling_bar_goes_to_its_high_first(tmp_path: Path) -> None:
     assert [tick.volume for tick in recording] == [0, 1, 2, 3]
 
 
+def test_a_bar_that_ends_where_it_began_goes_to_its_low_first(tmp_path: Path) -> None:
+    recording = load_text(tmp_path, BARS + "2016-09-30 09:15:00,10,12,9,10,1\n")
+    assert [tick.ltp for tick in recording] == [10.0, 9.0, 12.0, 10.0]
+
+
+def test_ticks_out_of_order_are_put_in_order_and_ties_stay(tmp_path: Path) -> None:
+    recording = load_text(
+        tmp_path,
+        "timestamp,ltp\n2016-09-30 09:15:02,1\n2016-09-30 09:15:01,2\n2016-09-30 09:15:01,3\n",
+    )
+    assert [tick.ltp for tick in recording] == [2.0, 3.0, 1.0]
+
+
 def test_volume_and_day_fields_run_through_the_day_and_start_afresh(tmp_path: Path) -> None:
     recording = load_text(
         tmp_path,

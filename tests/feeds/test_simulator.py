@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from itertools import pairwise
 from random import Random
+from statistics import pstdev
 
 import pytest
 from hypothesis import example, given
@@ -122,19 +123,21 @@ async def test_coming_back_on_the_same_day_goes_on_where_it_was() -> None:
     assert walk_of(market.ticks) == walk_of(steady.ticks)[: len(market.ticks)]
 
 
-async def test_unwanting_and_wanting_at_once_neither_doubles_nor_loses_the_turn() -> None:
+async def test_unwanting_and_wanting_again_is_one_new_start_not_five() -> None:
     market = Market()
     subject = instrument(1)
     async with market.running():
         market.simulator.want([subject])
-        await market.advance(2)
+        await market.advance(2.5)
         for _ in range(5):
             market.simulator.unwant([subject.key])
             market.simulator.want([subject])
             market.simulator.want([subject])
         before = len(market.ticks)
+        await market.advance(0.05)
+        assert len(market.ticks) - before == 1
         await market.advance(10)
-        assert len(market.ticks) - before in {10, 11}
+        assert len(market.ticks) - before in {11, 12}
 
 
 async def test_the_first_tick_of_a_new_instrument_comes_at_once() -> None:
@@ -289,14 +292,14 @@ def test_volumes_are_whole_lots() -> None:
 
 
 def test_it_drifts_back_around_the_previous_close() -> None:
-    day = [Walk(instrument(1), Random(seed), 1000.0) for seed in range(20)]
+    """A free walk of these steps would end a day 2.6 % away, this one stays within about 0.9 %."""
     closes = []
-    for walk in day:
+    for seed in range(20):
+        walk = Walk(instrument(1), Random(seed), 1000.0)
         for _ in range(22_500):
             tick = walk.step(0)
         closes.append(tick.ltp)
-    assert 0.5 < (max(closes) / min(closes) - 1) * 100 < 15
-    assert abs(sum(closes) / len(closes) - 1000.0) < 15
+    assert 4 < pstdev(closes, 1000.0) < 15
 
 
 @given(
@@ -305,13 +308,14 @@ def test_it_drifts_back_around_the_previous_close() -> None:
     tick_size=st.sampled_from([0.0025, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0]),
     jumps=st.integers(1, 60),
 )
+@example(seed=1, prev_close=100.0, tick_size=0.05, jumps=60)
 @example(seed=1, prev_close=0.01, tick_size=5.0, jumps=60)
 @example(seed=1, prev_close=150_000.0, tick_size=0.0025, jumps=60)
 def test_every_tick_is_on_the_grid_in_the_band_and_consistent(
     seed: int, prev_close: float, tick_size: float, jumps: int
 ) -> None:
     walk = Walk(instrument(1, tick_size=tick_size), Random(seed), prev_close)
-    walk._step_width *= 50  # so that the band is reached
+    walk._step_width *= 1000  # so that the band is reached
     ticks = [walk.step(number) for number in range(jumps)]
     grid = Decimal(str(tick_size))
     has_price_in_band = (prev_close * 1.2) // tick_size * tick_size >= prev_close * 0.8

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import re
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
@@ -45,6 +46,18 @@ class RealServer:
     async def kill(self) -> None:
         """Stop it as a power cut would."""
         await self._end("kill")
+
+    def freeze(self) -> None:
+        """Have it do nothing at all, its connections open, until it is thawed."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def _end(self, how: str) -> None:
         process, self._process = self._process, None

@@ -144,6 +144,21 @@ async def test_a_program_without_client_id_keeps_its_session(
     assert [s.symbol for s in await client.subscriptions()] == ["SBIN"]
 
 
+async def test_a_frozen_server_is_noticed_by_its_missing_pongs(
+    odin: RealServer, client_of: Make
+) -> None:
+    client = client_of(odin.url, heartbeat_s=0.4, request_timeout_s=1.0)
+    states = Heard()
+    client.on_state(states)
+    await client.connect()
+    await client.subscribe("SBIN")
+    odin.freeze()
+    await states.until(lambda values: "reconnecting" in values)
+    odin.thaw()
+    await states.until(lambda values: values.count("connected") == 2)
+    assert [s.symbol for s in await client.subscriptions()] == ["SBIN"]
+
+
 async def test_a_burst_over_the_limit_fails_clearly(odin: RealServer, client_of: Make) -> None:
     async with client_of(odin.url) as client:
         answers = await asyncio.gather(*(client.ping() for _ in range(80)), return_exceptions=True)
