@@ -1,20 +1,20 @@
 """Every error of the server, the texts clients see, and the WebSocket close codes.
 
-    OdinError
-    ├─ ConfigError            all problems of the configuration at once; exit code 78
-    ├─ WireError
-    │  ├─ LocalWireError      our bug: a value that cannot be put on the wire
-    │  └─ RemoteWireError     theirs: bytes that cannot be read; count, answer or drop
-    ├─ ClientError            answered on the socket, the connection stays
-    ├─ Disconnect             ends the connection with a close code
-    ├─ FeedError
-    │  ├─ FeedUnavailable     retry with backoff
-    │  ├─ FeedRejected        credentials refused: stop and tell the operator
-    │  └─ FeedSilent          connected, but nothing arrives when something should
-    ├─ StoreError
-    │  ├─ StoreUnavailable    locked, full, read-only: honest answer now, retry later
-    │  └─ MigrationError      the database and this version do not fit
-    └─ ReferenceDataError     an instrument master, history or calendar file cannot be used
+OdinError
+├─ ConfigError            all problems of the configuration at once; exit code 78
+├─ WireError
+│  ├─ LocalWireError      our bug: a value that cannot be put on the wire
+│  └─ RemoteWireError     theirs: bytes that cannot be read; count, answer or drop
+├─ ClientError            answered on the socket, the connection stays
+├─ Disconnect             ends the connection with a close code
+├─ FeedError
+│  ├─ FeedUnavailable     retry with backoff
+│  ├─ FeedRejected        credentials refused: stop and tell the operator
+│  └─ FeedSilent          connected, but nothing arrives when something should
+├─ StoreError
+│  ├─ StoreUnavailable    locked, full, read-only: honest answer now, retry later
+│  └─ MigrationError      the database and this version do not fit
+└─ ReferenceDataError     an instrument master, history or calendar file cannot be used
 """
 
 from collections.abc import Sequence

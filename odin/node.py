@@ -160,7 +160,7 @@ class Node:
             if replay is not None:
                 recording = Recording.load(
                     [Path(path) for path in replay.paths],
-                    resolve=registry.lookup,
+                    resolve=lambda name: registry.resolve(name).instrument,
                     symbol=replay.symbol,
                 )
             node = cls(

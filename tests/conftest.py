@@ -28,12 +28,18 @@ def _no_leaks() -> Iterator[None]:
     threads = set(threading.enumerate())
     files = _open_files()
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-    left = [t for t in set(threading.enumerate()) - threads if t.is_alive()]
+    left = [thread for thread in set(threading.enumerate()) - threads if thread.is_alive()]
     for thread in left:
         thread.join(timeout=2)
     assert not [t.name for t in left if t.is_alive()], "threads were left running"
-    new = {fd: target for fd, target in _open_files().items() if files.get(fd) != target}
+    new = _new_files(files)
+    if new:  # collecting is slow, and only a suspicion needs it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+        new = _new_files(files)
     assert not new, f"file descriptors were left open: {new}"
+
+
+def _new_files(before: dict[str, str]) -> dict[str, str]:
+    return {fd: target for fd, target in _open_files().items() if before.get(fd) != target}

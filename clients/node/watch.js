@@ -6,7 +6,7 @@
  * quote. Ends with Ctrl-C; exit code 1 when no stock was found or the server is gone for good.
  */
 import { parseArgs } from "node:util";
-import { OdinClient, OdinError } from "odin-streamer-client";
+import { ConnectionClosed, OdinClient, OdinError } from "odin-streamer-client";
 import WebSocket from "ws";
 import { lineOf, screenOf } from "./table.js";
 
@@ -77,6 +77,9 @@ try {
   await main();
 } catch (error) {
   if (!(error instanceof OdinError || error instanceof TypeError)) throw error;
-  process.stderr.write(`${error.message}\n`);
-  process.exitCode = 1;
+  const isWished = error instanceof ConnectionClosed && error.code === 1000;
+  if (!isWished) {
+    process.stderr.write(`${error.message}\n`);
+    process.exitCode = 1;
+  }
 }

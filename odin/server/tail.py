@@ -2,7 +2,7 @@
 
 It speaks only the public protocol and comes back after every break that allows it. Without a
 client_id of the caller's it makes one up and gives its subscriptions back at the end, so that
-nothing of it stays in the database. A view shows the quotes: a live table, lines, or JSON.
+no watchlist of it stays behind. A view shows the quotes: a live table, lines, or JSON.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ LEAST_WAIT_S = {1013: 5.0, 4429: 10.0}
 """Close codes that ask for more patience than the usual backoff."""
 
 BACKOFF_S = 0.5
-MAX_BACKOFF_S = 30.0
+MAX_BACKOFF_S = 10.0
 HEARTBEAT_S = 15.0
 GOODBYE_S = 2.0
 REFRESH_S = 0.25
@@ -115,8 +115,7 @@ class Tail:
                     if code in FINAL_CODES:
                         raise Disconnect(code)
                     least_s = LEAST_WAIT_S.get(code, 0.0)
-                    known = CLOSE_CODES.get(code)
-                    problem = f"connection closed: {known.reason if known else code}"
+                    problem = f"connection closed: {_reason(code)}"
                 except aiohttp.WSServerHandshakeError as error:
                     if 400 <= error.status < 500 and error.status != 429:
                         reason = f"the server refused the connection: HTTP {error.status}"
@@ -125,7 +124,7 @@ class Tail:
                 except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
                     raise FeedRejected(f"this is not an address: {reflect(self._url)}") from error
                 except (aiohttp.ClientError, TimeoutError) as error:
-                    problem = f"no connection to {self._url}: {reflect(error, 120)}"
+                    problem = f"no connection to {self._url}: {_cause(error)}"
                 wait_s = least_s + self._backoff_s()
                 self._view.notice(f"{problem}; next try in {wait_s:.1f} s")
                 await self._sleep(wait_s)
@@ -160,7 +159,7 @@ class Tail:
         await ws.send_str(orjson.dumps({"action": action, "stocks": self._stocks}).decode())
 
     async def _give_back(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        """Unsubscribe and wait for the answer, so that the client leaves no rows behind."""
+        """Unsubscribe and wait for the answer, so that it is certain to have been done."""
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._send(ws, "unsubscribe")
@@ -338,6 +337,21 @@ class Row:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
         return value if abs(value) < 1e15 else None
+
+
+def _reason(code: int) -> str:
+    if code == _NO_CODE:
+        return "without a word"
+    known = CLOSE_CODES.get(code)
+    return known.reason if known else str(code)
+
+
+def _cause(error: Exception) -> str:
+    """Return what the system says, "Connection refused", without what aiohttp adds."""
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return reflect(cause, 120) or type(error).__name__
 
 
 def _failure(detail: Mapping[str, Any]) -> str:

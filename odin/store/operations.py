@@ -8,11 +8,11 @@ inserted by the hundred, because Python asks for its global lock after every row
 import os
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
 
@@ -21,6 +21,8 @@ from odin.errors import StoreError, StoreUnavailable, reflect
 from odin.model import DailyBar, Instrument, InstrumentKey, Subscription
 from odin.store import sql
 from odin.store.journal import Change
+
+T = TypeVar("T")
 
 ROWS_PER_STATEMENT = 500
 INSTRUMENTS_PER_PAGE = 2_000
@@ -191,6 +193,19 @@ def _rounds(batch: Sequence[Change]) -> list[list[Change]]:
             rounds.append([])
         rounds[place].append(change)
     return rounds
+
+
+def without_waiting(
+    connection: sqlite3.Connection, work: Callable[..., T], *args: Any, **kwargs: Any
+) -> T:
+    """Run housekeeping that fails at once on a locked database, so that the changes of clients,
+    which come after it on this thread, do not wait twice."""
+    (timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        return work(connection, *args, **kwargs)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(timeout_ms)}")
 
 
 def load_instruments(connection: sqlite3.Connection) -> list[str]:

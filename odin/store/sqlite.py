@@ -163,21 +163,29 @@ class SqliteStore:
         await self._do(operations.apply_changes, batch, self._max_clients)
 
     async def touch(self, client_ids: Collection[str], now_ms: int) -> None:
-        """Note that clients were connected at an instant; unknown ids are passed over."""
+        """Note that clients were connected at an instant; unknown ids are passed over.
+
+        Does not wait for a locked database: raises StoreUnavailable at once.
+        """
         if client_ids:
-            queries = sql.load_queries()
             await self._do(
-                queries.touch_clients, client_ids=operations.to_json(client_ids), now_ms=now_ms
+                operations.without_waiting,
+                sql.load_queries().touch_clients,
+                client_ids=operations.to_json(client_ids),
+                now_ms=now_ms,
             )
 
     async def expire_clients(self, before_ms: int, keep: Collection[str] = ()) -> int:
-        """Forget clients last seen before an instant, but for those in `keep`; return how many."""
-        queries = sql.load_queries()
+        """Forget clients last seen before an instant, but for those in `keep`; return how many.
+
+        Does not wait for a locked database: raises StoreUnavailable at once.
+        """
         kept = operations.to_json(keep)
         total = 0
         while True:
             expired: int = await self._do(
-                queries.expire_clients,
+                operations.without_waiting,
+                sql.load_queries().expire_clients,
                 before_ms=before_ms,
                 keep=kept,
                 most=EXPIRED_PER_TRANSACTION,

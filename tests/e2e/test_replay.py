@@ -58,8 +58,9 @@ async def test_a_whole_day_at_full_speed_ends_in_the_files_own_values(tmp_path: 
             if message["type"] == "market_data":
                 last[message["symbol"]] = message["data"]
                 counted[message["symbol"]] += 1
-            elif message["data"]["current_date"] == "2016-09-30" and not (
-                message["data"]["market_open"]
+            elif (
+                message["data"]["current_date"] == "2016-09-30"
+                and not (message["data"]["market_open"])
             ):
                 break
         assert message["data"]["current_time"] == "15:30:00"

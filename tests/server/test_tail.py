@@ -24,6 +24,7 @@ from odin.server.tail import (
     Tail,
     _view,
 )
+from odin.server.tail import follow as follow_on_terminal
 
 QUOTE: dict[str, Any] = {
     "type": "market_data",
@@ -201,7 +202,7 @@ async def test_waits_double_up_to_a_bound_and_start_over_after_a_welcome() -> No
     seen, waits = Seen(), Waits(until=11)
     async with serving(exchange) as url:
         await follow(Tail(["A"], seen, url=url, sleep=waits, jitter=lambda: 1.0), waits.enough)
-    assert waits.asked == [0.5, 1, 2, 4, 8, 16, MAX_BACKOFF_S, MAX_BACKOFF_S, MAX_BACKOFF_S, 0.5, 1]
+    assert waits.asked == [0.5, 1, 2, 4, 8, *[MAX_BACKOFF_S] * 4, 0.5, 1]
     assert seen.notices[0] == "the server is busy: HTTP 503; next try in 0.5 s"
 
 
@@ -218,7 +219,20 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(unused_tcp_port: int
     url = f"ws://127.0.0.1:{unused_tcp_port}/enhanced-stream"
     await follow(Tail(["A"], seen, url=url, sleep=waits, jitter=lambda: 1.0), waits.enough)
     assert waits.asked == [0.5, 1]
-    assert seen.notices[0].startswith(f"no connection to {url}: ")
+    assert seen.notices[0] == f"no connection to {url}: Connection refused; next try in 0.5 s"
+
+
+async def test_a_server_that_vanishes_is_looked_for_again() -> None:
+    async def vanish(exchange: Exchange, ws: web.WebSocketResponse) -> None:
+        await exchange.receive(ws)
+        assert ws._req is not None
+        assert ws._req.transport is not None
+        ws._req.transport.abort()
+
+    seen, waits = Seen(), Waits(until=1)
+    async with serving(Exchange(vanish)) as url:
+        await follow(Tail(["A"], seen, url=url, sleep=waits, jitter=lambda: 1.0), waits.enough)
+    assert seen.notices == ["connection closed: without a word; next try in 0.5 s"]
 
 
 @pytest.mark.parametrize("code", sorted(FINAL_CODES))
@@ -329,6 +343,17 @@ async def test_a_reader_that_goes_away_ends_it() -> None:
     async with serving(Exchange(answers(subscribed(), QUOTE))) as url:
         with pytest.raises(BrokenPipeError):
             await Tail(["A"], JsonLines(Closed(), io.StringIO()), url=url).run()
+
+
+def test_ctrl_c_is_a_quiet_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(self: Tail) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tail, "run", interrupted)
+    out, err = Terminal(), io.StringIO()
+    follow_on_terminal(["A"], url="ws://x", client_id=None, is_json=False, out=out, err=err)
+    assert out.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
+    assert err.getvalue() == ""
 
 
 # -------------------------------------------------------------------- views

@@ -2,74 +2,28 @@
 
 import asyncio
 import os
-import resource
 import sqlite3
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from odin.errors import MigrationError, StoreError, StoreUnavailable
 from odin.market.history import summarise
-from odin.metrics import Metrics
 from odin.model import DailyBar, Instrument, InstrumentKey, Subscription
 from odin.store import sql
-from odin.store.journal import Change, Journal
+from odin.store.journal import Change
 from odin.store.sqlite import SqliteStore
-
-SBIN = InstrumentKey("NSE", "CM", 3045)
-RELIANCE = InstrumentKey("NSE", "CM", 2885)
-NIFTY = InstrumentKey("NSE", "INDEX", 2885)
-NOW_MS = 1_756_971_590_198
-
-
-def subscription(key: InstrumentKey, symbol: str = "SBIN", at_ms: int = NOW_MS) -> Subscription:
-    return Subscription(key, symbol, at_ms)
-
-
-def change(client_id: str, *keys: InstrumentKey, now_ms: int = NOW_MS) -> Change:
-    return Change(client_id, tuple(subscription(key) for key in keys), (), now_ms)
+from tests.store.samples import NIFTY, NOW_MS, RELIANCE, SBIN, change, subscription
 
 
 def stock(token: int, symbol: str = "") -> Instrument:
     return Instrument(InstrumentKey("NSE", "CM", token), symbol or f"STOCK{token}", "EQ")
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "odin.db"
-
-
-@pytest.fixture
-async def store(path: Path) -> AsyncIterator[SqliteStore]:
-    async with await SqliteStore.open(path, busy_timeout_s=0.05) as opened:
-        yield opened
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the write lock as another program would."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
-
-
-@contextmanager
-def files_no_larger_than(size_bytes: int) -> Iterator[None]:
-    """Make this process unable to write beyond a size, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # Opening
@@ -466,152 +420,3 @@ async def test_a_backup_overwrites_nothing(store: SqliteStore, tmp_path: Path) -
     assert precious.read_text() == "mine"
     with pytest.raises(StoreError, match="could not be made"):
         await store.backup(tmp_path / "no" / "folder")
-
-
-# Trouble
-
-
-async def test_a_locked_database_is_an_honest_error_and_passes(
-    store: SqliteStore, path: Path
-) -> None:
-    journal = Journal(store, metrics := Metrics())
-    writer = asyncio.create_task(journal.run())
-    await journal.record("a", add=[subscription(SBIN)], now_ms=NOW_MS)
-    with locked(path):
-        waiting = [journal.record(c, add=[subscription(RELIANCE)], now_ms=NOW_MS) for c in "ab"]
-        results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(result) for result in results] == [StoreUnavailable] * 2
-        assert "locked by another process" in str(results[0])
-        assert len(await store.load_subscriptions("a")) == 1  # reading goes on
-    assert await store.load_subscriptions("b") == []
-    await journal.record("b", add=[subscription(RELIANCE)], now_ms=NOW_MS)
-    assert len(await store.load_subscriptions("b")) == 1
-    assert (metrics.store_commits, metrics.store_failures) == (2, 2)
-    await journal.close()
-    await writer
-
-
-async def test_a_full_disk_is_an_honest_error_and_passes(store: SqliteStore, path: Path) -> None:
-    await store.apply_changes([change("a", SBIN)])
-    many = [InstrumentKey("NSE", "CM", token) for token in range(3000)]
-    used = path.with_name("odin.db-wal").stat().st_size
-    with files_no_larger_than(used + 8192), pytest.raises(StoreUnavailable):
-        await store.apply_changes([change("a", RELIANCE), change("b", *many)])
-    assert [item.key for item in await store.load_subscriptions("a")] == [SBIN]
-    await store.apply_changes([change("b", *many)])
-    assert len(await store.load_subscriptions("b")) == 3000
-    assert (await store.status(check=True)).integrity == "ok"
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only files")
-async def test_a_read_only_database_is_refused_at_the_start(path: Path) -> None:
-    async with await SqliteStore.open(path):
-        pass
-    path.chmod(0o400)
-    with pytest.raises(StoreError, match="read-only"):
-        await SqliteStore.open(path)
-
-
-async def test_a_database_that_turns_read_only_is_an_honest_error(store: SqliteStore) -> None:
-    await store.apply_changes([change("a", SBIN)])
-    await store._do(lambda connection: connection.execute("PRAGMA query_only = ON"))
-    with pytest.raises(StoreUnavailable, match="read-only"):
-        await store.apply_changes([change("a", RELIANCE)])
-    assert len(await store.load_subscriptions("a")) == 1
-    await store._do(lambda connection: connection.execute("PRAGMA query_only = OFF"))
-    await store.apply_changes([change("a", RELIANCE)])
-    assert len(await store.load_subscriptions("a")) == 2
-
-
-async def test_a_cancelled_caller_leaves_no_transaction_open(
-    store: SqliteStore, path: Path
-) -> None:
-    with locked(path):
-        caller = asyncio.create_task(store.apply_changes([change("a", SBIN)]))
-        await asyncio.sleep(0)
-        caller.cancel()
-        await asyncio.gather(caller, return_exceptions=True)
-    await store.apply_changes([change("b", SBIN)])
-    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        other.execute("ROLLBACK")
-
-
-# Against a model
-
-clients = st.sampled_from(["alice", "bob"])
-keys = st.builds(InstrumentKey, st.just("NSE"), st.sampled_from(["CM", "INDEX"]), st.integers(0, 3))
-requests = st.tuples(clients, st.lists(keys, max_size=4), st.lists(keys, max_size=4))
-
-
-class StoreModel(RuleBasedStateMachine):
-    """Journal and store on a file, against a dict of dicts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.runner = asyncio.Runner()
-        self.model: dict[str, dict[InstrumentKey, Subscription]] = {}
-        self.now_ms = 0
-        self.runner.run(self._open())
-
-    async def _open(self) -> None:
-        self.store = await SqliteStore.open(Path(self.folder.name) / "odin.db")
-        self.journal = Journal(self.store, Metrics())
-        self.writer = asyncio.create_task(self.journal.run())
-
-    async def _close(self) -> None:
-        await self.journal.close()
-        await self.writer
-        await self.store.close()
-
-    @rule(batch=st.lists(requests, min_size=1, max_size=5))
-    def record_together(self, batch: list[tuple[str, list[InstrumentKey], list[InstrumentKey]]]):
-        self.now_ms += 1
-        waiting = []
-        for client, added, removed in batch:
-            subscriptions = [subscription(key, "S", self.now_ms) for key in added]
-            waiting.append((client, subscriptions, removed, self.now_ms))
-            held = self.model.get(client, {})
-            for key in removed:
-                held.pop(key, None)
-            for item in subscriptions:
-                self.model.setdefault(client, held).pop(item.key, None)
-                held[item.key] = item
-
-        async def record() -> None:
-            await asyncio.gather(*(self.journal.record(*request) for request in waiting))
-
-        self.runner.run(record())
-
-    @rule(client=clients)
-    def forget(self, client: str) -> None:
-        assert self.runner.run(self.store.forget(client)) == (client in self.model)
-        self.model.pop(client, None)
-
-    @rule()
-    def restart(self) -> None:
-        self.runner.run(self._close())
-        self.runner.run(self._open())
-
-    @invariant()
-    def both_agree(self) -> None:
-        stored = {row.client_id for row in self.runner.run(self.store.clients())}
-        assert stored == set(self.model)
-        for client in ("alice", "bob"):
-            held = self.runner.run(self.store.load_subscriptions(client))
-            assert held == list(self.model.get(client, {}).values())
-
-    def teardown(self) -> None:
-        self.runner.run(self._close())
-        self.runner.close()
-        self.folder.cleanup()
-
-
-TestStoreModel = StoreModel.TestCase
-TestStoreModel.settings = settings(
-    deadline=None,
-    max_examples=20,
-    stateful_step_count=15,
-    suppress_health_check=[HealthCheck.too_slow],
-)

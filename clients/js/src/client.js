@@ -55,6 +55,8 @@ export class OdinClient extends EventTarget {
   /** Ends the present connection from this side. @type {(lost: OdinError) => void} */
   #drop = () => {};
   /** @type {Set<ReturnType<typeof setTimeout>>} */ #timers = new Set();
+  /** Those of the present connection. @type {Set<ReturnType<typeof setTimeout>>} */
+  #linkTimers = new Set();
   #requests = new RequestTable();
   /** The server's list as it last stated it, @type {Subscription[]} */ #listed = [];
   /** and the changes it acknowledged since. @type {[string, string[]][]} */ #changes = [];
@@ -212,6 +214,8 @@ export class OdinClient extends EventTarget {
       this.#socket = null;
       this.#isReady = false;
       this.#isListDue = false;
+      for (const timer of this.#linkTimers) clearTimeout(timer);
+      this.#linkTimers.clear();
       this.#requests.disconnected(lost);
       this.#lost(lost, performance.now() - openedAt);
     };
@@ -339,12 +343,13 @@ export class OdinClient extends EventTarget {
   /** After silence ask the server whether it is there: a browser has no pings of its own. */
   #watch() {
     const restMs = this.#options.silenceMs - (performance.now() - this.#heardAt);
+    const socket = this.#socket;
     this.#whileConnected(Math.max(restMs, 0), async () => {
       if (performance.now() - this.#heardAt >= this.#options.silenceMs) {
         const action = this.#isMarketOpen ? "market_status" : "ping";
         await this.#survive(async () => void (await this.#ask(action)));
       }
-      if (this.#isReady) this.#watch();
+      if (this.#socket === socket) this.#watch();
     });
   }
 
@@ -421,7 +426,10 @@ export class OdinClient extends EventTarget {
       request.reject(new RequestTimeout(action, requestTimeoutMs, this.#state)),
     );
     if (isUrgent || this.#isReady) this.#send(request);
-    return request.answer.finally(() => this.#cancel(timer));
+    return request.answer.finally(() => {
+      clearTimeout(timer);
+      this.#timers.delete(timer);
+    });
   }
 
   /** @param {import("./requests.js").Request} request */
@@ -434,28 +442,19 @@ export class OdinClient extends EventTarget {
   // ---------------------------------------------------------------- telling
 
   /** @param {number} ms @param {() => void} work */
-  #after(ms, work) {
+  #after(ms, work, timers = this.#timers) {
     const timer = setTimeout(() => {
-      this.#timers.delete(timer);
+      timers.delete(timer);
       work();
     }, ms);
-    this.#timers.add(timer);
+    timers.add(timer);
     return timer;
-  }
-
-  /** @param {ReturnType<typeof setTimeout>} timer */
-  #cancel(timer) {
-    clearTimeout(timer);
-    this.#timers.delete(timer);
   }
 
   /** Do the work later, unless the present connection has ended by then.
    * @param {number} ms @param {() => void} work */
   #whileConnected(ms, work) {
-    const socket = this.#socket;
-    this.#after(ms, () => {
-      if (this.#socket === socket) work();
-    });
+    if (this.#socket) this.#after(ms, work, this.#linkTimers);
   }
 
   /** @param {string} type @param {unknown} detail */
@@ -476,7 +475,8 @@ export class OdinClient extends EventTarget {
     this.#isStarted = false;
     this.#isEnded = true;
     this.#error = error;
-    for (const timer of this.#timers) this.#cancel(timer);
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
     const ending = error ?? new ConnectionClosed(CLIENT_CLOSED, "closed by close()");
     if (this.#socket) this.#drop(ending);
     this.#requests.fail(ending);

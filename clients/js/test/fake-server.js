@@ -73,6 +73,7 @@ export class FakeServer extends EventEmitter {
 
   #upgrade(request, socket, head) {
     this.connects += 1;
+    socket.on("error", () => {});
     if (this.refuseStatus) {
       socket.end(`HTTP/1.1 ${this.refuseStatus} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`);
     } else {

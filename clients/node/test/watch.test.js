@@ -44,6 +44,14 @@ test("without stocks it says how it is used", async () => {
   assert.equal(child.exitCode, 1);
 });
 
+test("Ctrl-C ends it while it waits for a server", async () => {
+  const child = run("SBIN", "--url", "ws://127.0.0.1:9");
+  const exit = once(child, "exit");
+  await once(child.stderr, "data");
+  child.kill("SIGINT");
+  assert.deepEqual(await exit, [0, null]);
+});
+
 describe("against the odin server", { skip: missing() }, () => {
   let odin;
   before(async () => (odin = await RealServer.start()));
