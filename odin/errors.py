@@ -38,7 +38,7 @@ class OdinError(Exception):
 
 
 class ConfigError(OdinError):
-    """The configuration cannot be used. `problems` is every (path, problem) found, not the first."""
+    """The configuration cannot be used. `problems` is every (path, problem) found."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h
 

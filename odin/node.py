@@ -25,7 +25,14 @@ from odin.market.instruments import InstrumentRegistry
 from odin.market.quotes import QuoteBoard
 from odin.market.sessions import Calendar, MarketClock
 from odin.metrics import Exposition, Metrics
-from odin.model import FeedStatus, Instrument, InstrumentKey, MarketStatus, Tick
+from odin.model import (
+    FeedStatus,
+    Instrument,
+    InstrumentKey,
+    MarketStatus,
+    Tick,
+    YearSummary,
+)
 from odin.protocols.enhanced.endpoint import EnhancedEndpoint
 from odin.protocols.enhanced.wire import MarketView
 from odin.store.journal import Journal
@@ -80,6 +87,8 @@ class Node:
             self.extra_instruments = [
                 item for item in recording.instruments if registry.get(item.key) is None
             ]
+            for problem in recording.problems:
+                log.warning("a line of the recording was left out", extra={"problem": str(problem)})
             self.feed = replay = Replay(
                 recording,
                 speed=speed,
@@ -128,8 +137,11 @@ class Node:
         )
         self.started_ms = WallClock().now_ms()
         self.is_ready = False
+        self._is_feed_well = True
         self._tasks: list[asyncio.Task[None]] = []
         self._instruments_version = -1
+        self._outside_changes = -1
+        self._summaries: dict[InstrumentKey, YearSummary] = {}
         self._history_day = ""
         self._calendar_stamp: float | None = None
         self.exposition = Exposition(self.metrics)
@@ -183,6 +195,7 @@ class Node:
 
     async def _run(self) -> None:
         self._calendar_stamp = self._calendar_mtime()
+        self._outside_changes = await self.store.outside_changes()
         await self._load_history()
         self.gate.bells(self.clock.now_ms())
         jobs: list[Awaitable[None]] = [
@@ -267,6 +280,8 @@ class Node:
     # ------------------------------------------------------------------ housekeeping
 
     def _is_data_expected(self) -> bool:
+        if isinstance(self.feed, Replay):
+            return False  # it has the silences of its recording
         if self.gate.is_forced:
             return True
         status = self.gate.status(self.clock.now_ms())
@@ -274,7 +289,9 @@ class Node:
 
     def _on_feed_status(self, status: FeedStatus) -> None:
         log.info("feed", extra={"feed": status.name, "state": status.state})
-        if self.is_ready:
+        is_well = status.state in {"idle", "connecting", "streaming"} and not status.is_stale
+        if is_well != self._is_feed_well:
+            self._is_feed_well = is_well
             self.enhanced.push_market_status(self.view())
 
     def _check_bells(self) -> None:
@@ -283,13 +300,12 @@ class Node:
             self.enhanced.push_market_status(self._view(at_ms, status))
 
     async def _check_reload(self) -> None:
-        version = await self.store.instruments_version()
-        if version != self._instruments_version:
-            self._instruments_version = version
-            await reference.fill_registry(self.store, self.registry, self.extra_instruments)
-            self.board.refresh_names()
-            self.demand.refresh()
-            log.info("instruments were reloaded", extra={"instruments": len(self.registry)})
+        """Take in what was imported, edited or begun since the last look."""
+        changes = await self.store.outside_changes()
+        if changes != self._outside_changes:
+            self._outside_changes = changes
+            await self._load_instruments()
+            await self._load_history()
         stamp = self._calendar_mtime()
         if stamp != self._calendar_stamp:
             self._calendar_stamp = stamp
@@ -305,13 +321,25 @@ class Node:
         expired = await self.store.expire_clients(now_ms - expiry_ms, keep=connected)
         self.metrics.clients_expired += expired
 
+    async def _load_instruments(self) -> None:
+        """Take in a master that was imported since the last time, if there is one."""
+        version = await self.store.instruments_version()
+        if version == self._instruments_version:
+            return
+        self._instruments_version = version
+        await reference.fill_registry(self.store, self.registry, self.extra_instruments)
+        self.board.refresh_names()
+        self.demand.refresh()
+        log.info("instruments were loaded", extra={"instruments": len(self.registry)})
+
     async def _load_history(self) -> None:
-        """Give the board the year before the market's current trading day."""
+        """Give the board the year before the market's current trading day, if it is news."""
         day = self._trading_day()
         previous = self._calendar.previous_trading_day(day)
         summaries = await self.store.year_summaries(window_start(previous), previous)
-        self.board.load_history(summaries, day)
-        self._history_day = day
+        if (day, summaries) != (self._history_day, self._summaries):
+            self._summaries, self._history_day = summaries, day
+            self.board.load_history(summaries, day)
 
     def _reload_calendars(self) -> None:
         try:
@@ -365,7 +393,13 @@ class Node:
             rate_hz=settings.rate_hz,
             clock=self.clock,
             is_streaming=lambda: self.is_streaming(EXCHANGES[0]),
+            prev_close=self._last_close,
         )
+
+    def _last_close(self, key: InstrumentKey) -> float | None:
+        """Return the close the history has of the day before the market's current one."""
+        summary = self._summaries.get(key)
+        return None if summary is None else summary.prev_close
 
     def _close_after(self, at_ms: int) -> int:
         """Return the close of the session that contains an instant, or the instant itself."""

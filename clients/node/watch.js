@@ -65,7 +65,7 @@ async function table(client, stream) {
   try {
     await client.marketStatus();
     for await (const quote of stream) {
-      newest.set(`${quote.exchange}:${quote.token}`, quote);
+      newest.set(`${quote.exchange}:${quote.token}:${quote.symbol}`, quote);
       isDrawn = false;
     }
   } finally {

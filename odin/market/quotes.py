@@ -11,14 +11,15 @@ from datetime import date
 from math import inf, nan
 from typing import Final
 
-from odin.clock import Rfc3339, ist_date
+from odin.clock import NS_PER_MS, NS_PER_S, Rfc3339, ist_date
 from odin.metrics import Metrics
 from odin.model import Instrument, InstrumentKey, Quote, Tick, YearSummary
 
 IST_OFFSET_MS: Final = 19_800_000
 DAY_MS: Final = 86_400_000
-END_OF_TIME_MS: Final = 4_133_961_000_000
-"""Midnight in India after the year 2100; an exchange time from then on is a broken one."""
+MAX_AHEAD_NS: Final = 86_400 * NS_PER_S
+"""A tick from further in the future is impossible: applied, it would silence its instrument,
+since every later one would be older."""
 MAX_VOLUME: Final = 2**53 - 1
 """Largest integer that every JSON reader keeps exact."""
 
@@ -69,7 +70,7 @@ class QuoteBoard:
         if type(ltp) is not float:
             ltp = _as_float(ltp)
         if type(exchange_ms) is not int or not (
-            0 <= exchange_ms < END_OF_TIME_MS and 0.0 < ltp < inf
+            0 <= exchange_ms * NS_PER_MS < now_ns + MAX_AHEAD_NS and 0.0 < ltp < inf
         ):
             self._metrics.ticks_invalid += 1
             return None

@@ -344,6 +344,12 @@ def backup(connection: sqlite3.Connection, path: str | Path) -> None:
         raise
 
 
+def data_version(db: sqlite3.Connection) -> int:
+    """See SqliteStore.outside_changes: SQLite counts the commits of other connections."""
+    version: int = db.execute("PRAGMA data_version").fetchone()[0]
+    return version
+
+
 def run_read_only(
     connection: sqlite3.Connection, query: str
 ) -> tuple[list[str], list[tuple[Any, ...]]]:

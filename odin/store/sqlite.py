@@ -227,6 +227,10 @@ class SqliteStore:
         imported = await self._do(sql.load_queries().last_import)
         return 0 if imported is None else int(imported[0])
 
+    async def outside_changes(self) -> int:
+        """Return a number that differs whenever another process has changed the database."""
+        return await self._do(operations.data_version)
+
     async def save_instruments(
         self,
         upserts: Iterable[Instrument],

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odin.clock import ist_date
 from odin.market.history import parse_daily, summarise, window_start
-from odin.market.quotes import END_OF_TIME_MS, QuoteBoard
+from odin.market.quotes import MAX_AHEAD_NS, QuoteBoard
 from odin.metrics import Metrics
 from odin.model import Instrument, InstrumentKey, Quote, Tick, YearSummary
 from tests.support.shared import shared
@@ -26,6 +25,7 @@ DAY_MS = 86_400_000
 THU_MS = 1_756_957_500_000  # 2025-09-04 09:15:00 IST
 FRI_MS = THU_MS + DAY_MS
 NOW_NS = 1_756_971_591_651_469_068  # 2025-09-04 13:09:51.651469068 IST
+FARTHEST_MS = (NOW_NS + MAX_AHEAD_NS) // 1_000_000
 
 YEAR = YearSummary(
     high=1551.0,
@@ -66,6 +66,7 @@ class Desk:
     """A board with its master and counters; `tick` needs only what a test is about."""
 
     def __init__(self, history: Mapping[InstrumentKey, YearSummary] | None = None) -> None:
+        self.now_ns = NOW_NS
         self.master = Master()
         self.metrics = Metrics()
         self.board = QuoteBoard(self.master.find, self.metrics)
@@ -75,7 +76,8 @@ class Desk:
     def offer(
         self, ltp: object, at_ms: object = THU_MS, key: InstrumentKey = RELIANCE, **fields: object
     ) -> Quote | None:
-        return self.board.apply(Tick(key, at_ms, ltp, **fields), NOW_NS)  # type: ignore[arg-type]
+        tick = Tick(key, at_ms, ltp, **fields)  # type: ignore[arg-type]
+        return self.board.apply(tick, self.now_ns)
 
     def tick(
         self, ltp: object, at_ms: object = THU_MS, key: InstrumentKey = RELIANCE, **fields: object
@@ -162,16 +164,18 @@ def test_an_impossible_price_is_dropped_and_counted(desk: Desk, ltp: object) -> 
     assert desk.board.quote(RELIANCE) == first
 
 
-@pytest.mark.parametrize("at_ms", [-1, END_OF_TIME_MS, 10**30, 1.5, None, True])
+@pytest.mark.parametrize("at_ms", [-1, FARTHEST_MS + 1, 10**30, 1.5, None, True])
 def test_an_impossible_exchange_time_is_dropped_and_counted(desk: Desk, at_ms: object) -> None:
     assert desk.offer(1365.5, at_ms) is None
     assert desk.dropped == (0, 1, 0)
     assert desk.board.quote(RELIANCE) is None
 
 
-def test_exchange_times_are_believed_to_the_end_of_2100(desk: Desk) -> None:
-    assert ist_date(END_OF_TIME_MS - 1) == "2100-12-31"
-    assert desk.tick(1365.5, END_OF_TIME_MS - 1).timestamp == END_OF_TIME_MS - 1
+def test_a_feed_whose_clock_is_hours_ahead_is_believed_and_a_day_ahead_is_not(desk: Desk) -> None:
+    assert desk.tick(1365.5, FARTHEST_MS).timestamp == FARTHEST_MS
+    desk = Desk()
+    assert desk.offer(1365.5, FARTHEST_MS + 1) is None
+    assert desk.tick(1366.0).ltp == 1366.0, "one broken time does not silence the instrument"
 
 
 def test_a_whole_number_is_a_price(desk: Desk) -> None:
@@ -605,6 +609,7 @@ def test_a_month_of_real_days_ends_where_the_history_of_that_month_does() -> Non
     desk.board.load_history({SBIN: summarise(known)}, live[0].date)
     for number, bar in enumerate(live):
         opening = datetime.fromisoformat(f"{bar.date}T09:15:00+05:30")
+        desk.now_ns = int(opening.timestamp()) * 1_000_000_000
         for ltp in (bar.open, bar.low, bar.high, bar.close):
             quote = desk.tick(ltp, int(opening.timestamp()) * 1000, SBIN, volume=bar.volume)
         assert (quote.open, quote.high, quote.low, quote.ltp, quote.volume) == bar[2:]

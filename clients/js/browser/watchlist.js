@@ -51,7 +51,7 @@ class Row {
     this.#set("exchange", exchange ?? "");
     const remove = /** @type {HTMLElement} */ (this.element.querySelector(".remove"));
     remove.setAttribute("aria-label", `Unsubscribe ${symbol}`);
-    const name = exchange ? `${exchange}:${token}` : token;
+    const name = exchange ? `${exchange}:${symbol}` : token;
     remove.addEventListener("click", () => attempt(() => client.unsubscribe(name)));
     // Removing the class when it has run lets the next change start it anew.
     this.#cells.ltp.addEventListener("animationend", () => (this.#cells.ltp.className = "price"));
@@ -91,8 +91,8 @@ const rows = new Map();
 const unpainted = new Map();
 let isPaintDue = false;
 
-/** @param {{token: string, exchange: string | null}} stock */
-const keyOf = (stock) => `${stock.exchange}:${stock.token}`;
+/** @param {{symbol: string, token: string, exchange: string | null}} stock */
+const keyOf = (stock) => `${stock.exchange}:${stock.token}:${stock.symbol}`;
 
 /** @param {Quote} quote */
 function show(quote) {

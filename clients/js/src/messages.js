@@ -83,8 +83,10 @@ export function decodeWelcome(message) {
   return { ...message.data, client_id: message.client_id ?? message.data.client_id };
 }
 
-/** What the server understands again as this very stock. @param {Subscription} stock */
-export const nameOf = (stock) => (stock.exchange ? `${stock.exchange}:${stock.token}` : stock.token);
+/** What the server understands again as this very stock. By symbol, because an exchange may give one
+ * token to a share and to an index; by token where the exchange is not known, because symbols are
+ * shared by exchanges. @param {Subscription} stock */
+export const nameOf = (stock) => (stock.exchange ? `${stock.exchange}:${stock.symbol}` : stock.token);
 
 /** @param {{symbol: string, token: string, exchange: string | null}} stock */
 export const keyOf = (stock) => `${stock.exchange}:${stock.token}:${stock.symbol}`;

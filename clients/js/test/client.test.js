@@ -266,7 +266,7 @@ describe("the session", () => {
     fake.held.set("me", ["TCS"]);
     fake.drop();
     await again(2);
-    assert.deepEqual(fake.requests.at(-2).stocks, ["NSE:3045", "NSE:1594"]);
+    assert.deepEqual(fake.requests.at(-2).stocks, ["NSE:SBIN", "NSE:INFY"]);
   });
 
   test("what was subscribed before this program began is restored too", async () => {

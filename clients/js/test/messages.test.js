@@ -85,7 +85,7 @@ test("an unsubscribe tells both sides", () => {
 
 test("subscriptions are named so that the server knows them again", () => {
   const names = (name) => decodeSubscriptions(vector(name)).map(nameOf);
-  assert.deepEqual(names("subscriptions"), ["NSE:3045", "NSE:2885", "BSE:500325"]);
+  assert.deepEqual(names("subscriptions"), ["NSE:SBIN", "NSE:RELIANCE", "BSE:RELIANCE"]);
   assert.deepEqual(names("subscriptions_guide"), ["3045", "2885", "11536"]);
 });
 

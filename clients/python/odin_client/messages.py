@@ -98,8 +98,10 @@ class Subscription(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the server understands again as this very stock: "NSE:3045", or the token."""
-        return f"{self.exchange}:{self.token}" if self.exchange else self.token
+        """What the server understands again as this very stock: "NSE:SBIN". By symbol, because an
+        exchange may give one token to a share and to an index; by token where the exchange is not
+        known, because symbols are shared by exchanges."""
+        return f"{self.exchange}:{self.symbol}" if self.exchange else self.token
 
 
 class Snapshot(NamedTuple):

@@ -30,6 +30,11 @@ class Heard:
                 await self._news.wait()
 
 
+async def connected_after(states: Heard, times: int) -> None:
+    """Return when a client has been connected so often."""
+    await states.until(lambda values: values.count("connected") >= times)
+
+
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeServer]:
     """A scripted server in this process."""

@@ -110,7 +110,7 @@ def test_an_unsubscribe_tells_both_sides() -> None:
 def test_subscriptions_are_named_so_that_the_server_knows_them_again() -> None:
     listed = messages.decode_subscriptions(vector("subscriptions"))
     assert listed[2] == Subscription("RELIANCE", "500325", "BSE")
-    assert [s.name for s in listed] == ["NSE:3045", "NSE:2885", "BSE:500325"]
+    assert [s.name for s in listed] == ["NSE:SBIN", "NSE:RELIANCE", "BSE:RELIANCE"]
 
 
 def test_subscriptions_without_exchanges_are_named_by_token() -> None:

@@ -398,6 +398,7 @@ class EnhancedEndpoint:
             "subscribed_tokens": [str(item.key.token) for item in held],
             "subscribed_symbols": symbols,
             "subscribed_exchanges": [item.key.exchange for item in held],
+            "subscribed_segments": [item.key.segment for item in held],
             "total_subscribed": len(symbols),
             "unavailable_stocks": [
                 symbol

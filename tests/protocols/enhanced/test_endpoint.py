@@ -16,6 +16,7 @@ import pytest
 
 from odin.errors import StoreUnavailable
 from odin.model import Instrument, InstrumentKey, Subscription, YearSummary
+from odin.store.sqlite import SqliteStore
 from tests.support.server import (
     BELL_CLOSE_MS,
     CLOSED_MS,
@@ -447,13 +448,15 @@ async def test_the_answer_comes_before_the_data_and_nothing_after_an_unsubscribe
 
 
 async def test_a_new_master_keeps_subscriptions_follows_renames_and_lists_the_vanished(
-    server: Server,
+    server: Server, tmp_path: Path
 ) -> None:
     async with Client(server.ws, "me") as client:
         await client.subscribe("SBIN", "TCS", "INFY")
         server.tick(TCS, 3000.0)
         new = Instrument(SBIN, "SBINEW", series="EQ"), Instrument(TCS, "TCS", series="EQ")
-        await server.node.store.save_instruments(new, [], "test", OPEN_MS)
+        elsewhere = await SqliteStore.open(tmp_path / "odin.db", is_tool=True)
+        async with elsewhere:
+            await elsewhere.save_instruments(new, [INFY], "test", OPEN_MS)
         async with asyncio.timeout(10):
             while server.node.registry.get(INFY) is not None:
                 await asyncio.sleep(0.05)
@@ -473,7 +476,7 @@ async def test_two_exchanges_list_the_same_name(server: Server) -> None:
     await server.node.store.save_instruments(
         [Instrument(SBIN, "SBIN", series="EQ"), Instrument(bse, "SBIN", series="A")], [], "t", 1
     )
-    await server.node._check_reload()
+    await server.node._load_instruments()
     async with Client(server.ws, "me") as client:
         data = (await client.subscribe("SBIN", "BSE:SBIN", "500112"))["data"]
         assert data["subscribed_stocks"] == ["SBIN", "SBIN (BSE)"]
