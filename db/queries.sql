@@ -26,6 +26,12 @@ WHERE (client_id, exchange, segment, token) IN (
     FROM json_each(:rows)
 );
 
+-- name: drop_empty_clients(rows)!
+-- rows: JSON array of [client_id, …]. Who holds nothing has nothing to come back to.
+DELETE FROM clients
+WHERE client_id IN (SELECT json_extract(value, '$[0]') FROM json_each(:rows))
+AND NOT EXISTS (SELECT 1 FROM subscriptions AS s WHERE s.client_id = clients.client_id);
+
 -- name: see_clients(rows)!
 -- rows: JSON array of [client_id, now_ms]. A client's first subscription makes its row.
 INSERT INTO clients (client_id, created_ms, last_seen_ms)

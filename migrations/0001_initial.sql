@@ -10,7 +10,7 @@ CREATE TABLE schema_migration (
     applied_ms INTEGER NOT NULL
 ) STRICT;
 
--- Everybody who ever subscribed and has not been forgotten. Connecting alone writes nothing.
+-- Everybody who holds a subscription. Connecting alone writes nothing.
 CREATE TABLE clients (
     client_id    TEXT    NOT NULL PRIMARY KEY CHECK (length(client_id) BETWEEN 1 AND 128),
     created_ms   INTEGER NOT NULL,

@@ -117,10 +117,12 @@ class Api:
         problems = self._degraded()
         market = "open" if view.is_streaming else "closed"
         phase = view.status.phase.replace("_", " ")
+        if phase != market:
+            market = f"{market} ({phase})"
         rows = {
             "Server": f"Odin Streamer {__version__}",
             "Health": "; ".join(problems) or "all is well",
-            "Market": f"{market} ({phase}), {view.status.market_hours}",
+            "Market": f"{market}, {view.status.market_hours}",
             "Market time": ist_datetime_text(view.now_ms)
             + (" simulated" if view.is_simulated else ""),
             "Feed": f"{view.feed.name}: {view.feed.state}",

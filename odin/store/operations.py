@@ -177,6 +177,8 @@ def apply_changes(
                         for item in change.add
                     ),
                 )
+            if removed:
+                queries.drop_empty_clients(connection, rows=to_json(removed))
         if known < queries.count_clients(connection) > max_clients:
             raise StoreError(f"The database keeps {max_clients:,} clients and is full")
 
