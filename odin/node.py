@@ -60,7 +60,7 @@ class ReplayOptions:
 
 
 class Node:
-    """One running server without its sockets. Use `async with await Node.start(settings)`."""
+    """One running server without its sockets: from `await Node.start(settings)` to `stop()`."""
 
     def __init__(
         self,
