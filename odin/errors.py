@@ -109,6 +109,9 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
         "client_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -",
         "HTTP 400 before the upgrade.",
     ),
+    "bad_handshake": ErrorSpec(
+        "A WebSocket handshake needs HTTP/1.1", "HTTP 400 for an upgrade by HTTP/1.0."
+    ),
     "upgrade_required": ErrorSpec(
         "This address speaks WebSocket: connect with ws://HOST/enhanced-stream?client_id=YOUR_ID",
         "HTTP 426 for a plain GET.",

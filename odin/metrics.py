@@ -34,6 +34,7 @@ class Metrics:
     connections_refused: int = _counter("Connections refused before the upgrade")
     takeovers: int = _counter("Sessions taken over by a newer connection")
     disconnects_slow: int = _counter("Connections ended because the client took nothing")
+    disconnects_silent: int = _counter("Connections ended because no pong came")
     requests: int = _counter("Requests received from clients")
     request_errors: int = _counter("Requests answered with an error")
     requests_rate_limited: int = _counter("Requests refused for their rate")

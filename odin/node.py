@@ -6,10 +6,10 @@ to board to gate to protocols) and the housekeeping that needs several parts at 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from odin import reference
 from odin.clock import NS_PER_MS, Clock, SessionClock, WallClock, ist_date
@@ -139,6 +139,8 @@ class Node:
         self.is_ready = False
         self._is_feed_well = True
         self._tasks: list[asyncio.Task[None]] = []
+        self.dead_tasks: list[str] = []
+        """Names of tasks that ended by a fault: the server needs a restart."""
         self._instruments_version = -1
         self._outside_changes = -1
         self._summaries: dict[InstrumentKey, YearSummary] = {}
@@ -198,15 +200,12 @@ class Node:
         self._outside_changes = await self.store.outside_changes()
         await self._load_history()
         self.gate.bells(self.clock.now_ms())
-        jobs: list[Awaitable[None]] = [
-            self.journal.run(),
-            self._repeat(BELL_CHECK_S, self._check_bells),
-            self._repeat(RELOAD_CHECK_S, self._check_reload),
-            self._repeat(TOUCH_S, self._keep_house),
-        ]
+        self._start("journal", self.journal.run())
+        self._start("bells", self._repeat(BELL_CHECK_S, self._check_bells))
+        self._start("reload", self._repeat(RELOAD_CHECK_S, self._check_reload))
+        self._start("housekeeping", self._repeat(TOUCH_S, self._keep_house))
         if self.supervisor is not None:
-            jobs.append(self.supervisor.run())
-        self._tasks = [asyncio.ensure_future(job) for job in jobs]
+            self._start("feed", self.supervisor.run())
         self.is_ready = True
         log.info(
             "ready",
@@ -303,9 +302,9 @@ class Node:
         """Take in what was imported, edited or begun since the last look."""
         changes = await self.store.outside_changes()
         if changes != self._outside_changes:
-            self._outside_changes = changes
             await self._load_instruments()
             await self._load_history()
+            self._outside_changes = changes  # only now: what failed is tried again
         stamp = self._calendar_mtime()
         if stamp != self._calendar_stamp:
             self._calendar_stamp = stamp
@@ -314,11 +313,15 @@ class Node:
             await self._load_history()
 
     async def _keep_house(self) -> None:
+        """Note who was here, and forget who has not been for long."""
         now_ms = WallClock().now_ms()
-        connected = self.enhanced.connected_clients
-        await self.store.touch(connected, now_ms)
+        seen = self.enhanced.seen_clients.union(self.enhanced.connected_clients())
+        await self.store.touch(seen, now_ms)
+        self.enhanced.seen_clients.difference_update(seen)
         expiry_ms = int(self.settings.store.client_expiry_days * MS_PER_DAY)
-        expired = await self.store.expire_clients(now_ms - expiry_ms, keep=connected)
+        expired = await self.store.expire_clients(
+            now_ms - expiry_ms, keep=self.enhanced.connected_clients
+        )
         self.metrics.clients_expired += expired
 
     async def _load_instruments(self) -> None:
@@ -326,8 +329,8 @@ class Node:
         version = await self.store.instruments_version()
         if version == self._instruments_version:
             return
-        self._instruments_version = version
         await reference.fill_registry(self.store, self.registry, self.extra_instruments)
+        self._instruments_version = version
         self.board.refresh_names()
         self.demand.refresh()
         log.info("instruments were loaded", extra={"instruments": len(self.registry)})
@@ -354,7 +357,7 @@ class Node:
         log.info("the calendar file was read again")
 
     async def _repeat(self, every_s: float, job: Callable[[], Awaitable[None] | None]) -> None:
-        """Do a job for ever; a failure of the database is logged and tried again next time."""
+        """Do a job for ever; whatever goes wrong, it is tried again next time."""
         while True:
             try:
                 pending = job()
@@ -362,7 +365,23 @@ class Node:
                     await pending
             except StoreError as error:
                 log.warning("housekeeping will be tried again", extra={"problem": str(error)})
+            except Exception:
+                # One fault must not end the bells or the reloads of a process that runs for months.
+                self.metrics.faults += 1
+                log.exception("housekeeping failed and will be tried again")
             await asyncio.sleep(every_s)
+
+    def _start(self, name: str, body: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(body, name=name)
+        task.add_done_callback(self._note_end)
+        self._tasks.append(task)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.metrics.faults += 1
+            self.dead_tasks.append(task.get_name())
+            log.critical("a task of the server ended", exc_info=error)
 
     # ------------------------------------------------------------------ building
 

@@ -20,7 +20,8 @@ LOW_WATER_BYTES = 16 * 1024
 """A late subscriber gets more when its transport holds no more than this."""
 CATCH_UP_BYTES = 128 * 1024
 """What a late subscriber gets at once."""
-MAX_CONTROL = 256
+MAX_REPLIES = 256
+MAX_REPLY_BYTES = 1024 * 1024
 """Control frames a late subscriber may be owed before it is given up."""
 SLICE = 256
 """Writes in one turn of the event loop, so that reading never starves behind a large flush."""
@@ -185,8 +186,10 @@ class Hub:
         if backlog is None:
             self._write(subscriber, [*self._pending(subscriber), frame])
             return
-        backlog.control.append(frame)
-        if len(backlog.control) > MAX_CONTROL:
+        backlog.reply(frame)
+        if backlog.reply_count > MAX_REPLIES or (
+            backlog.reply_bytes > MAX_REPLY_BYTES and backlog.reply_count > 1
+        ):
             subscriber.sink.on_stalled()
 
     def deliver(self, subscriber: Subscriber, items: Sequence[tuple[Topic, bytes]]) -> None:
@@ -200,8 +203,10 @@ class Hub:
             self._hold(subscriber, topic, frame)
 
     def put_all(self, frame: bytes) -> None:
-        """Send a control frame to every subscriber."""
+        """Send a control frame to every subscriber, after all data published before it."""
         for subscriber in list(self._subscribers):
+            if subscriber.backlog is not None:
+                subscriber.backlog.settle()
             self.put(subscriber, frame)
 
     def _hold(self, subscriber: Subscriber, topic: Topic, frame: bytes) -> None:
@@ -406,7 +411,7 @@ class Hub:
             self._metrics.frames_delivered += len(frames)
             self._metrics.bytes_delivered += len(data)
             backlog.seen_bytes = subscriber.sink.backlog_bytes()
-        if not backlog.newest and backlog.seen_bytes <= LOW_WATER_BYTES:
+        if not backlog.newest and not backlog.control and backlog.seen_bytes <= LOW_WATER_BYTES:
             self._unroute_late(subscriber, subscriber.topics)
             del self._late[subscriber]
             subscriber.backlog = None

@@ -5,6 +5,7 @@ order, once for all of them. A Backlog holds what waits for one subscriber that 
 newest frame of each topic, and every control frame.
 """
 
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from odin.topics import Topic
@@ -85,15 +86,32 @@ class Outbox:
 
 
 class Backlog:
-    """What a late subscriber is owed: bounded by its topics and MAX_CONTROL control frames."""
+    """What a late subscriber is owed: the newest frame of each topic, and control frames.
 
-    __slots__ = ("control", "newest", "progress_at", "seen_bytes")
+    Data is bounded by the topics, and shared with others; `reply_count` and `reply_bytes` say what
+    control frames hold of memory that is this subscriber's alone.
+    """
+
+    __slots__ = ("control", "newest", "progress_at", "reply_bytes", "reply_count", "seen_bytes")
 
     def __init__(self, now: float, seen_bytes: int) -> None:
         self.newest: dict[Topic, bytes] = {}
-        self.control: list[bytes] = []
+        self.control: deque[bytes] = deque()
+        self.reply_count = 0
+        self.reply_bytes = 0
         self.progress_at = now
         self.seen_bytes = seen_bytes
+
+    def reply(self, frame: bytes) -> None:
+        """Add a control frame."""
+        self.control.append(frame)
+        self.reply_count += 1
+        self.reply_bytes += len(frame)
+
+    def settle(self) -> None:
+        """Give the data that waits its place before every later control frame."""
+        self.control.extend(self.newest.values())
+        self.newest.clear()
 
     def discard(self, topics: "Iterable[Topic]") -> None:
         """Forget what waits on these topics."""
@@ -102,13 +120,17 @@ class Backlog:
 
     def take(self, max_bytes: int) -> list[bytes]:
         """Remove and return control frames, then data, until `max_bytes` is reached."""
-        frames, self.control = self.control, []
-        size = sum(map(len, frames))
+        frames = []
+        size = 0
+        while self.control and size < max_bytes:
+            frame = self.control.popleft()
+            size += len(frame)
+            frames.append(frame)
+        if not self.control:
+            self.reply_count = self.reply_bytes = 0
         newest = self.newest
-        for topic in list(newest):
-            if size >= max_bytes:
-                break
-            frame = newest.pop(topic)
+        while newest and size < max_bytes:
+            frame = newest.pop(next(iter(newest)))
             size += len(frame)
             frames.append(frame)
         return frames

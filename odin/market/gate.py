@@ -48,7 +48,7 @@ class MarketGate:
     def bells(self, now_ms: int) -> list[tuple[int, MarketStatus]]:
         """Return the openings and closings since the last call as (instant, status), oldest first.
 
-        Nothing at the first call, and nothing when the clock was set back.
+        Nothing at the first call. A clock that was set back rings once where that changes anything.
         """
         if self._seen_ms <= now_ms < self.next_change_ms:
             self._seen_ms = now_ms

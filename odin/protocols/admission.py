@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from time import monotonic
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from odin.config import LimitSettings
 from odin.errors import CLIENT_ERRORS
@@ -64,6 +64,8 @@ class Admission:
 
         Who was let in must `leave`.
         """
+        if request.version < HttpVersion11:
+            return http_error(400, "bad_handshake")
         is_upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
         if not is_upgrade or request.headers.get("Sec-WebSocket-Version") != "13":
             headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
@@ -130,13 +132,13 @@ def is_origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -
     try:
         parts = urlsplit(origin)
         hostname = parts.hostname
+        server_name = urlsplit(f"//{host}").hostname
     except ValueError:
         return False
     if parts.scheme not in {"http", "https"} or "@" in parts.netloc or parts.path:
         return False
     if origin == f"{parts.scheme}://{host}":
         return True
-    server_name = urlsplit(f"//{host}").hostname
     return hostname in _LOOPBACK_NAMES and server_name in _LOOPBACK_NAMES
 
 

@@ -2,8 +2,8 @@
 
 Frames are written whole to the transport, past aiohttp's writer: the same bytes serve every
 client (server frames are not masked), and nothing is awaited. This is sound because compression
-is off, so each frame stands alone. Pings and pongs are handled here, because only what a client
-takes shows that it is alive: aiohttp's own heartbeat counts anything it says.
+is off, so each frame stands alone. Every message a client sends counts against its limit, pings
+too, and nothing it does makes the server hold more for it than the limits say.
 """
 
 import asyncio
@@ -32,6 +32,8 @@ stays over until half its burst is free again, not merely until the next request
 CLOSE_PATIENCE_S = 1.0
 """How long a close frame is tried on a socket that may not take it; then it is reset."""
 PING = b"\x89\x00"
+_ANSWERED = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
+_MESSAGES = _ANSWERED | {WSMsgType.PING, WSMsgType.PONG}
 
 _peer_ids = count(1)
 
@@ -71,11 +73,17 @@ class Peer:
         self._over_since: float | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
+        self._written = 0
+        self._held = 0
+        self._taken = 0
         self._ending: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Complete the handshake."""
-        await self._ws.prepare(self._request)
+        """Complete the handshake, or raise the HTTP error that refuses it."""
+        try:
+            await self._ws.prepare(self._request)
+        except UnicodeError:  # aiohttp trusts the key to be ASCII
+            raise web.HTTPBadRequest(reason="Sec-WebSocket-Key was not base64") from None
         transport = self._request.transport
         if transport is None:
             raise ConnectionResetError("the client left during the handshake")
@@ -92,6 +100,7 @@ class Peer:
     def write(self, data: bytes) -> None:
         transport = self._transport
         if transport is not None and self._ending is None and not transport.is_closing():
+            self._written += len(data)
             transport.write(data)
 
     def backlog_bytes(self) -> int:
@@ -114,20 +123,21 @@ class Peer:
         try:
             while True:
                 message = await self._ws.receive()
-                self._heard_at = monotonic()
-                if message.type is WSMsgType.TEXT:
-                    if self._may_ask():
-                        await on_text(message.data)
-                    else:
-                        on_rate_limited()
-                        # Not reading is what holds a flood back; the answers stay few.
-                        await asyncio.sleep(1 / self._limits.requests_per_s)
-                elif message.type is WSMsgType.BINARY:
-                    on_binary()
-                elif message.type is WSMsgType.PING:
-                    self.write(bytes((0x8A, len(message.data))) + message.data)
-                elif message.type is not WSMsgType.PONG:
+                kind = message.type
+                if kind not in _MESSAGES:
                     return
+                self._heard_at = monotonic()
+                if not self._may_ask():
+                    if kind in _ANSWERED:
+                        on_rate_limited()
+                    # Not reading is what holds a flood back, and keeps the answers few.
+                    await asyncio.sleep(1 / self._limits.requests_per_s)
+                elif kind is WSMsgType.TEXT:
+                    await on_text(message.data)
+                elif kind is WSMsgType.BINARY:
+                    on_binary()
+                elif kind is WSMsgType.PING and self.backlog_bytes() <= SEND_BUFFER_BYTES:
+                    self.write(bytes((0x8A, len(message.data))) + message.data)
         except Disconnect as reason:
             self.end(reason.code, reason.reason)
         except ConnectionError:
@@ -153,9 +163,11 @@ class Peer:
 
     def _ping(self) -> None:
         loop = asyncio.get_running_loop()
+        self._note_progress()
         silent_s = monotonic() - self._heard_at
         interval = self._limits.ping_interval_s
         if silent_s > interval * 1.5:
+            self._metrics.disconnects_silent += 1
             self.end(4408, "no answer to a ping")
             return
         if silent_s >= interval:
@@ -164,6 +176,17 @@ class Peer:
             self._beat = loop.call_later(interval / 2 + 0.01, self._ping)
             return
         self._beat = loop.call_later(max(interval - silent_s, 0.01), self._ping)
+
+    def _note_progress(self) -> None:
+        """Hear a client that only takes: its pong may lie behind all it has yet to read.
+
+        Where the kernel was full and has taken more since, the client has acknowledged some.
+        """
+        held = self.backlog_bytes()
+        taken = self._written - held
+        if self._held and taken > self._taken:
+            self._heard_at = monotonic()
+        self._held, self._taken = held, taken
 
     # ------------------------------------------------------------------ ending
 
@@ -182,13 +205,16 @@ class Peer:
 
     async def _close(self, code: int, reason: bytes) -> None:
         """Try to close in order; a socket that does not take the close frame is reset."""
+        transport = self._transport
         try:
-            async with asyncio.timeout(2 * CLOSE_PATIENCE_S):
+            async with asyncio.timeout(CLOSE_PATIENCE_S):
                 await self._ws.close(code=code, message=reason)
+                # close() may return with its frame still in our buffer: resetting would cut it.
+                while transport is not None and transport.get_write_buffer_size():  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
         except (TimeoutError, ConnectionError, RuntimeError):
             pass
         finally:
-            transport = self._transport
             if transport is not None and transport.get_write_buffer_size():
                 transport.abort()
 

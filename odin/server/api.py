@@ -3,6 +3,7 @@
 Nothing here names a client or an address: these answers need no key.
 """
 
+import re
 from collections.abc import Mapping
 from html import escape
 
@@ -40,6 +41,7 @@ class Api:
             problems.append(f"the trading calendar is known for {max(days, 0)} more days only")
         if node.journal.is_failing:
             problems.append("subscriptions cannot be saved")
+        problems += [f"the task {name} ended by a fault" for name in node.dead_tasks]
         return problems
 
     async def health(self, _request: web.Request) -> web.Response:
@@ -81,7 +83,7 @@ class Api:
         limit = request.query.get("limit", "20")
         if not text or len(text) > 64:
             return _bad_request("search must have 1 to 64 characters")
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_SEARCH):
+        if not (re.fullmatch("[0-9]{1,3}", limit) and 1 <= int(limit) <= MAX_SEARCH):
             return _bad_request(f"limit must be a number from 1 to {MAX_SEARCH}")
         found = self._node.registry.search(text, int(limit))
         return _json({"instruments": [_instrument_fields(item) for item in found]})

@@ -1,13 +1,16 @@
 """The web application: which path does what, and what every answer has in common."""
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from odin.node import Node
-from odin.protocols.admission import is_origin_allowed
+from odin.protocols.admission import http_error, is_origin_allowed
 from odin.protocols.enhanced import endpoint
 from odin.server.api import Api
+
+log = logging.getLogger("odin.server")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -33,6 +36,10 @@ def build_app(node: Node) -> web.Application:
             response = web.json_response(body, status=error.status)
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
+        except Exception:
+            node.metrics.faults += 1
+            log.exception("an HTTP request could not be answered")
+            response = http_error(500, "internal")
         if not response.prepared:
             response.headers.update(SECURITY_HEADERS)
             origin = request.headers.get("Origin")

@@ -6,6 +6,7 @@ or not at all; the changes of one client are applied in the order they were reco
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -13,6 +14,8 @@ from typing import NamedTuple, Protocol
 from odin.errors import StoreError, StoreUnavailable
 from odin.metrics import Metrics
 from odin.model import InstrumentKey, Subscription
+
+log = logging.getLogger("odin.store")
 
 MAX_BATCH_ROWS = 20_000
 """Subscriptions in one transaction: about 0.1 s of work, so that nobody waits for a giant."""
@@ -137,7 +140,10 @@ class Journal:
             # Who came while the store was tried would wait as long again, and in vain.
             self._refuse(batch, str(error))
             self._refuse_waiting(str(error))
-        except StoreError as error:
+        except Exception as error:
+            if not isinstance(error, StoreError):  # a fault of ours must not end the writer
+                self._metrics.faults += 1
+                log.exception("a change could not be written")
             if len(batch) == 1:
                 self._refuse(batch, str(error))
             else:  # one of them is to blame, the others must not suffer

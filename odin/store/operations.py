@@ -8,7 +8,7 @@ inserted by the hundred, because Python asks for its global lock after every row
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -208,6 +208,15 @@ def without_waiting(
         return work(connection, *args, **kwargs)
     finally:
         connection.execute(f"PRAGMA busy_timeout = {int(timeout_ms)}")
+
+
+def expire_clients(
+    connection: sqlite3.Connection, before_ms: int, keep: Callable[[], Collection[str]], most: int
+) -> int:
+    """Forget at most so many clients in one transaction; see SqliteStore.expire_clients."""
+    expire = sql.load_queries().expire_clients
+    expired: int = expire(connection, before_ms=before_ms, keep=to_json(list(keep())), most=most)
+    return expired
 
 
 def load_instruments(connection: sqlite3.Connection) -> list[str]:

@@ -175,20 +175,24 @@ class SqliteStore:
                 now_ms=now_ms,
             )
 
-    async def expire_clients(self, before_ms: int, keep: Collection[str] = ()) -> int:
+    async def expire_clients(
+        self, before_ms: int, keep: Callable[[], Collection[str]] = tuple
+    ) -> int:
         """Forget clients last seen before an instant, but for those in `keep`; return how many.
+
+        keep: called on the connection's thread before each transaction, so that a client whose
+            subscriptions were loaded before it is never forgotten by it.
 
         Does not wait for a locked database: raises StoreUnavailable at once.
         """
-        kept = operations.to_json(keep)
         total = 0
         while True:
             expired: int = await self._do(
                 operations.without_waiting,
-                sql.load_queries().expire_clients,
-                before_ms=before_ms,
-                keep=kept,
-                most=EXPIRED_PER_TRANSACTION,
+                operations.expire_clients,
+                before_ms,
+                keep,
+                EXPIRED_PER_TRANSACTION,
             )
             total += expired
             if expired < EXPIRED_PER_TRANSACTION:

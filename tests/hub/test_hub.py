@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from odin.hub import hub as hub_module
-from odin.hub.hub import HIGH_WATER_BYTES, LOW_WATER_BYTES, MAX_CONTROL, Hub
+from odin.hub.hub import (
+    HIGH_WATER_BYTES,
+    LOW_WATER_BYTES,
+    MAX_REPLIES,
+    MAX_REPLY_BYTES,
+    Hub,
+)
 from odin.hub.outbox import Subscriber
 from odin.metrics import Metrics
 
@@ -293,11 +299,44 @@ async def test_an_unsubscribe_drops_what_waits_for_a_late_subscriber(hub: Hub) -
 async def test_a_late_subscriber_that_owes_too_many_replies_is_ended(hub: Hub) -> None:
     socket, subscriber = add(hub)
     make_late(hub, socket, subscriber)
-    for _ in range(MAX_CONTROL):
+    for _ in range(MAX_REPLIES):
         hub.put(subscriber, b"R")
     assert socket.stalls == 0
     hub.put(subscriber, b"R")
     assert socket.stalls == 1
+
+
+async def test_a_late_subscriber_that_owes_too_many_bytes_of_replies_is_ended(hub: Hub) -> None:
+    socket, subscriber = add(hub)
+    make_late(hub, socket, subscriber)
+    hub.put(subscriber, b"R" * 3 * MAX_REPLY_BYTES)
+    assert socket.stalls == 0, "one answer may be large"
+    hub.put(subscriber, b"R")
+    assert socket.stalls == 1
+
+
+async def test_what_is_said_to_all_keeps_its_place_behind_the_data_of_a_late_one(hub: Hub) -> None:
+    socket, subscriber = add(hub, "a", "b")
+    make_late(hub, socket, subscriber)
+    hub.publish("a", b"1")
+    hub.publish("b", b"2")
+    hub.put_all(b"CLOSED")
+    hub.publish("a", b"3")
+    socket.held = 0
+    hub._check_late()
+    assert socket.text == "12CLOSED3"
+    assert hub.late_count == 0
+
+
+async def test_replies_that_were_taken_are_owed_no_more(hub: Hub) -> None:
+    socket, subscriber = add(hub)
+    for _ in range(3):
+        make_late(hub, socket, subscriber)
+        for _ in range(MAX_REPLIES):
+            hub.put(subscriber, b"R")
+        socket.held = 0
+        hub._check_late()
+    assert socket.stalls == 0
 
 
 async def test_only_a_subscriber_without_progress_is_ended(

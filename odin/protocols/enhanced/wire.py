@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from odin.clock import ist_datetime_text, ist_time_text
-from odin.errors import ClientError
+from odin.errors import STOCK_ERRORS, ClientError, reflect
 from odin.market.instruments import Resolution
 from odin.model import FeedStatus, MarketStatus, Quote
 
@@ -65,6 +65,13 @@ class Echo(NamedTuple):
 
 
 NO_ECHO = Echo()
+
+
+def echo_of(request: Request) -> Echo:
+    """Return what the answer to a request repeats of it."""
+    return Echo(request.request_id, request.timestamp)
+
+
 _MAX_ECHO_CHARS = 128
 _decoder = msgspec.json.Decoder(Request)
 
@@ -178,6 +185,12 @@ def failed_details(failed: Sequence[Resolution]) -> list[dict[str, object]]:
     ]
 
 
+def not_subscribed(item: Resolution) -> Resolution:
+    """Return the failure of unsubscribing what is not held."""
+    message = STOCK_ERRORS["not_subscribed"].text.format(stock=reflect(item.stock))
+    return item._replace(code="not_subscribed", message=message, suggestions=())
+
+
 def market_status_fields(view: MarketView) -> dict[str, object]:
     """Return the `data` of a market_status message."""
     status = view.status
@@ -187,8 +200,8 @@ def market_status_fields(view: MarketView) -> dict[str, object]:
         "phase": status.phase,
         "current_time": ist_time_text(view.now_ms),
         "current_date": ist_datetime_text(view.now_ms)[:10],
-        "next_open": _instant(status.next_open_ms),
-        "next_close": _instant(status.next_close_ms),
+        "next_open": instant(status.next_open_ms),
+        "next_close": instant(status.next_close_ms),
         "timezone": TIMEZONE,
         "holiday": status.holiday,
         "session": status.session,
@@ -221,12 +234,13 @@ def welcome_fields(
         "limits": limits,
         "feed": feed_fields(view.feed),
         "phase": view.status.phase,
-        "next_open": _instant(view.status.next_open_ms),
+        "next_open": instant(view.status.next_open_ms),
         "gate": view.gate,
         "simulated": view.is_simulated,
         "protocol": PROTOCOL_VERSION,
     }
 
 
-def _instant(epoch_ms: int | None) -> str | None:
+def instant(epoch_ms: int | None) -> str | None:
+    """Return "2025-09-05 09:15:00" in India, None where there is no instant."""
     return None if epoch_ms is None else ist_datetime_text(epoch_ms)
