@@ -98,10 +98,16 @@ class Hub:
         self._subscribers[subscriber] = None
         return subscriber
 
-    def detach(self, subscriber: Subscriber) -> None:
-        """Remove a socket and all it subscribed; harmless when repeated."""
+    def detach(self, subscriber: Subscriber, last_word: bytes = b"") -> None:
+        """Remove a socket and all it subscribed; harmless when repeated.
+
+        last_word: a control frame that goes out in any case, after what waits for a healthy
+        subscriber, and instead of what a late one is owed.
+        """
         if subscriber not in self._subscribers:
             return
+        if last_word:
+            subscriber.sink.write(b"".join([*self._pending(subscriber), last_word]))
         del self._subscribers[subscriber]
         topics = subscriber.topics
         if subscriber.backlog is not None:

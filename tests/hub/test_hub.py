@@ -160,6 +160,25 @@ async def test_a_detached_socket_gets_nothing_and_leaves_no_route(hub: Hub) -> N
     assert not hub._outboxes
 
 
+async def test_a_last_word_follows_what_waits(hub: Hub) -> None:
+    socket, subscriber = add(hub, "a")
+    hub.publish("a", b"1")
+    hub.detach(subscriber, b"BYE")
+    hub.publish("a", b"2")
+    await turn()
+    assert socket.text == "1BYE"
+
+
+async def test_a_last_word_to_a_late_subscriber_replaces_what_it_is_owed(hub: Hub) -> None:
+    socket, subscriber = add(hub, "a")
+    make_late(hub, socket, subscriber)
+    hub.publish("a", b"1")
+    hub.put(subscriber, b"R")
+    hub.detach(subscriber, b"BYE")
+    assert socket.text == "BYE"
+    assert hub.late_count == 0
+
+
 async def test_first_and_last_subscribers_are_announced() -> None:
     calls: list[tuple[str, list[object]]] = []
     hub = Hub(

@@ -112,10 +112,9 @@ class Session:
             return False
         frame = text_frame(self._error(ClientError("session_taken_over"), wire.NO_ECHO))
         if self._subscriber is not None:
-            self._hub.put(self._subscriber, frame)
+            self._detach(frame)
         else:
             old.write(frame)
-        self._detach()
         old.end(4409)
         return True
 
@@ -125,9 +124,9 @@ class Session:
             self.peer = None
             self._detach()
 
-    def _detach(self) -> None:
+    def _detach(self, last_word: bytes = b"") -> None:
         if self._subscriber is not None:
-            self._hub.detach(self._subscriber)
+            self._hub.detach(self._subscriber, last_word)
             self._subscriber = None
 
     async def restore(self, peer: Peer) -> None:
