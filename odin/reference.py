@@ -239,10 +239,13 @@ def read_calendar(exchange: str, overrides: Path | None = None) -> Calendar:
         raise ReferenceDataError(f"There is no calendar for {reflect(exchange)}") from None
     if overrides is None:
         return Calendar.parse(facts)
+    data = _read(overrides)
     try:
-        return Calendar.parse(facts, _read(overrides).decode())
+        return Calendar.parse(facts, data.decode())
     except UnicodeDecodeError as error:
         raise ReferenceDataError(f"{reflect(overrides, 200)} is not UTF-8 text") from error
+    except ReferenceDataError as error:
+        raise ReferenceDataError(f"{reflect(overrides, 200)}: {error}") from error
 
 
 def _bars(

@@ -82,7 +82,7 @@ class Peer:
         """Complete the handshake, or raise the HTTP error that refuses it."""
         try:
             await self._ws.prepare(self._request)
-        except UnicodeError:  # aiohttp trusts the key to be ASCII
+        except ValueError:  # aiohttp trusts the key to be ASCII
             raise web.HTTPBadRequest(reason="Sec-WebSocket-Key was not base64") from None
         transport = self._request.transport
         if transport is None:
@@ -223,6 +223,9 @@ class Peer:
             self._beat.cancel()
         if self._ending is not None:
             await asyncio.wait([self._ending])
+        elif self._transport is not None and self._transport.get_write_buffer_size():
+            # It said goodbye but takes nothing: what waits for it must not hold the socket open.
+            asyncio.get_running_loop().call_later(CLOSE_PATIENCE_S, self._transport.abort)
         self._transport = None
 
     @property

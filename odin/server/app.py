@@ -36,6 +36,8 @@ def build_app(node: Node) -> web.Application:
             response = web.json_response(body, status=error.status)
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
+        except ConnectionError:
+            raise  # the client left; there is nobody to answer
         except Exception:
             node.metrics.faults += 1
             log.exception("an HTTP request could not be answered")

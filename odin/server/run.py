@@ -81,10 +81,11 @@ async def listen(node: Node) -> web.AppRunner:
     site = web.TCPSite(runner, settings.host, settings.port, backlog=settings.backlog)
     try:
         await site.start()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be a host name
         await runner.cleanup()
-        problem = error.strerror or str(error)
-        raise OdinError(f"cannot listen on {settings.host}:{settings.port}: {problem}") from error
+        problem = getattr(error, "strerror", None) or str(error)
+        where = f"{url_host(settings.host)}:{settings.port}"
+        raise OdinError(f"cannot listen on {where}: {problem}") from error
     return runner
 
 
@@ -94,9 +95,14 @@ def address_of(runner: web.AppRunner) -> tuple[str, int]:
     return str(host), int(port)
 
 
+def url_host(host: str) -> str:
+    """Return a host as it stands before a port: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _announce(settings: Settings, runner: web.AppRunner, node: Node) -> None:
     host, port = address_of(runner)
-    shown = f"[{host}]" if ":" in host else host
+    shown = url_host(host)
     url = f"ws://{shown}:{port}{endpoint.PATH}"
     print_line = sys.stdout.write
     print_line(f"Odin Streamer listens on {url}\n")

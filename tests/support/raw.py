@@ -5,6 +5,7 @@ import base64
 import os
 import socket
 import struct
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -73,10 +74,8 @@ class Raw:
         trace: TracebackType | None,
     ) -> None:
         self.writer.transport.abort()
-        try:
+        with suppress(OSError):
             await self.writer.wait_closed()
-        except OSError:
-            pass
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -141,12 +140,10 @@ class Raw:
     async def rest(self, timeout: float = 5.0) -> bytes:
         """Return everything up to the end of the connection; a reset is an end as well."""
         data = b""
-        try:
+        with suppress(ConnectionError):
             async with asyncio.timeout(timeout):
                 while piece := await self.reader.read(65536):
                     data += piece
-        except ConnectionError:
-            pass
         return data
 
     def stop_reading(self) -> None:

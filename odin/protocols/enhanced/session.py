@@ -14,7 +14,7 @@ from odin.config import LimitSettings
 from odin.errors import ClientError, StoreUnavailable
 from odin.hub.hub import Hub
 from odin.hub.outbox import Subscriber
-from odin.market.instruments import InstrumentRegistry, Resolution
+from odin.market.instruments import InstrumentRegistry, Resolution, ascii_upper
 from odin.market.quotes import QuoteBoard
 from odin.model import InstrumentKey, Subscription
 from odin.protocols.base import Peer, text_frame
@@ -327,7 +327,7 @@ class Session:
         for item in self._services.registry.resolve_many(names):
             if item.instrument is not None:
                 found.setdefault(item.instrument.key, item)
-            elif (key := held.get(item.stock.strip().upper())) is not None:
+            elif (key := held.get(ascii_upper(item.stock.strip()))) is not None:
                 found.setdefault(key, item._replace(label=self._subscriptions[key].symbol))
             else:
                 failed.setdefault(item.stock, item)
