@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-import orjson
+import msgspec
 
 from odin.market.quotes import QuoteBoard
 from odin.metrics import Metrics
-from odin.model import Instrument, InstrumentKey, Quote, Tick, YearSummary
+from odin.model import Instrument, InstrumentKey, Tick, YearSummary
 
 INSTRUMENTS = 2_000
 TICKS = 200_000
@@ -59,7 +59,7 @@ def apply_and_encode(quotes: QuoteBoard, made: list[Tick]) -> None:
     for tick in made:
         quote = quotes.apply(tick, tick.exchange_ms * 1_000_000)
         if quote is not None:
-            orjson.dumps(dict(zip(Quote._fields, quote, strict=True)))
+            msgspec.json.encode(quote)
 
 
 def main() -> None:

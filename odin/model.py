@@ -1,12 +1,14 @@
 """The values that travel through the server.
 
-Everything here is immutable and free of I/O. Per-message values are NamedTuples (cheap to build);
-long-lived ones are frozen slotted dataclasses. Units are in the names: `_ms` is integer
+Everything here is immutable and free of I/O. Per-message values are NamedTuples or structs (cheap
+to build); long-lived ones are frozen slotted dataclasses. Units are in the names: `_ms` is integer
 milliseconds since the Unix epoch, prices are rupees as float, quantities are whole shares.
 """
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+import msgspec
 
 Segment = Literal["CM", "INDEX", "FO", "CD", "CO"]
 """Exchange segments: cash market, indices, equity derivatives, currency, commodity."""
@@ -74,11 +76,12 @@ class Tick(NamedTuple):
     """Close of the previous trading day."""
 
 
-class Quote(NamedTuple):
+class Quote(msgspec.Struct, frozen=True, gc=False):
     """The state of one instrument after a tick: the `data` object of a `market_data` message.
 
-    The fields and their order are those of the public protocol; encoding is a plain zip of
-    `_fields` and values. None means not known (never a made-up number).
+    The fields and their order are those of the public protocol: encoding the struct is encoding
+    the object. None means not known (never a made-up number). A struct, not a NamedTuple like its
+    neighbours: it is made and encoded once per tick, in half the time.
     """
 
     symbol: str

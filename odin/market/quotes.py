@@ -339,32 +339,29 @@ class _State:
             year_low = year.low
             year_high_date = year.high_date
             year_low_date = year.low_date
-        # _make of a tuple costs two thirds of the class's own 22-argument call.
-        return Quote._make(
-            (
-                self.symbol,
-                self.token,
-                self.exchange,
-                ltp,
-                self.open,
-                high,
-                low,
-                close,
-                close,
-                self.volume,
-                None if close is None else (ltp - close) / close * 100,
-                year_high,
-                year_low,
-                year_high_date,
-                year_low_date,
-                high,
-                low,
-                avg_volume,
-                self.exchange_ms,
-                last_updated,
-                is_new_high,
-                is_new_low,
-            )
+        return Quote(
+            self.symbol,
+            self.token,
+            self.exchange,
+            ltp,
+            self.open,
+            high,
+            low,
+            close,
+            close,
+            self.volume,
+            None if close is None else (ltp - close) / close * 100,
+            year_high,
+            year_low,
+            year_high_date,
+            year_low_date,
+            high,
+            low,
+            avg_volume,
+            self.exchange_ms,
+            last_updated,
+            is_new_high,
+            is_new_low,
         )
 
 

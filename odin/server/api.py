@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from html import escape
 
-import orjson
+import msgspec
 from aiohttp import web
 
 from odin import __version__
@@ -99,7 +99,7 @@ class Api:
         failed = [item for item in found if item.instrument is None]
         quotes = [quote for key in keys if (quote := self._node.board.quote(key)) is not None]
         body = {
-            "quotes": wire.quote_data(quotes),
+            "quotes": quotes,
             "failed_stocks": [item.stock for item in failed],
             "failed_details": wire.failed_details(failed),
             "simulated": self._node.is_simulated,
@@ -157,7 +157,9 @@ def _instrument_fields(item: Instrument) -> dict[str, object]:
 
 
 def _json(body: Mapping[str, object], status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
+    return web.Response(
+        body=msgspec.json.encode(body), status=status, content_type="application/json"
+    )
 
 
 def _bad_request(message: str) -> web.Response:

@@ -107,7 +107,7 @@ async def test_quotes_are_there_at_any_hour(server: Server) -> None:
     server.clock.set_ms(BELL_CLOSE_MS + 3_600_000)
     _, body, _ = await get(server, "/api/quotes?stocks=3045,TCS,NOPE,sbin")
     assert [quote["symbol"] for quote in body["quotes"]] == ["SBIN"]
-    assert list(body["quotes"][0]) == list(Quote._fields)
+    assert list(body["quotes"][0]) == list(Quote.__struct_fields__)
     assert body["failed_stocks"] == ["NOPE"]
     assert body["failed_details"][0]["code"] == "unknown_symbol"
 

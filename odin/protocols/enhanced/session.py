@@ -298,7 +298,7 @@ class Session:
             keys, failed = self._resolve(request, None)
         quotes = {key: services.board.quote(key) for key in keys}
         data = {
-            "quotes": wire.quote_data([quote for quote in quotes.values() if quote is not None]),
+            "quotes": [quote for quote in quotes.values() if quote is not None],
             "without_quote": [self._name(key) for key, quote in quotes.items() if quote is None],
             "failed_stocks": [item.stock for item in failed],
             "failed_details": wire.failed_details(failed),

@@ -5,11 +5,10 @@ Requests are decoded into typed values or a ClientError; every encoder returns J
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import orjson
 
 from odin.clock import ist_datetime_text, ist_time_text
 from odin.errors import STOCK_ERRORS, ClientError, reflect
@@ -116,19 +115,31 @@ class MarketView(NamedTuple):
 # ---------------------------------------------------------------------- encoding
 
 
+class MarketData(msgspec.Struct, tag_field="type", tag="market_data", gc=False):
+    """A live quote on the wire."""
+
+    symbol: str
+    token: str
+    exchange: str
+    data: Quote
+    timestamp: int
+    """Sending time, ms."""
+
+
+class SnapshotData(MarketData, tag="market_data", gc=False):
+    """A last known quote on the wire."""
+
+    snapshot: bool = True
+
+
+# Structs are encoded as they are: building a dict first would cost more than encoding it.
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
 def encode_market_data(quote: Quote, sent_ms: int, *, is_snapshot: bool = False) -> bytes:
     """Return a market_data message. `sent_ms` is the sending time."""
-    message: dict[str, object] = {
-        "type": "market_data",
-        "symbol": quote.symbol,
-        "token": quote.token,
-        "exchange": quote.exchange,
-        "data": dict(zip(Quote._fields, quote, strict=True)),
-        "timestamp": sent_ms,
-    }
-    if is_snapshot:
-        message["snapshot"] = True
-    return orjson.dumps(message)
+    kind = SnapshotData if is_snapshot else MarketData
+    return _encode(kind(quote.symbol, quote.token, quote.exchange, quote, sent_ms))
 
 
 def encode_message(
@@ -157,7 +168,7 @@ def encode_message(
         body["request_id"] = echo.request_id
     if echo.timestamp is not None:
         body["request_timestamp"] = echo.timestamp
-    return orjson.dumps(body)
+    return _encode(body)
 
 
 def encode_error(error: ClientError, client_id: str, now_ms: int, echo: Echo = NO_ECHO) -> bytes:
@@ -165,11 +176,6 @@ def encode_error(error: ClientError, client_id: str, now_ms: int, echo: Echo = N
     return encode_message(
         "error", "error", client_id, now_ms, message=error.message, code=error.code, echo=echo
     )
-
-
-def quote_data(quotes: Sequence[Quote]) -> list[dict[str, object]]:
-    """Return quotes as `data` objects."""
-    return [dict(zip(Quote._fields, quote, strict=True)) for quote in quotes]
 
 
 def failed_details(failed: Sequence[Resolution]) -> list[dict[str, object]]:

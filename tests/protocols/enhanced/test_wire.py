@@ -7,6 +7,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from odin.errors import CLIENT_ERRORS, MAX_ERROR_CHARS, ClientError
 from odin.model import FeedStatus, MarketStatus, Quote
@@ -186,15 +187,15 @@ def test_a_snapshot_says_so_and_a_live_quote_does_not() -> None:
 
 
 def test_unknown_values_are_null_not_absent_and_not_invented() -> None:
-    quote = RELIANCE._replace(prev_close=None, close=None, percent_change=None, week_52_high=None)
+    quote = replace(RELIANCE, prev_close=None, close=None, percent_change=None, week_52_high=None)
     data = orjson.loads(wire.encode_market_data(quote, 1))["data"]
-    assert list(data) == list(Quote._fields)
+    assert list(data) == list(Quote.__struct_fields__)
     assert data["percent_change"] is None
     assert data["week_52_high"] is None
 
 
 def test_no_message_can_hold_nan() -> None:
-    text = wire.encode_market_data(RELIANCE._replace(ltp=math.nan), 1).decode()
+    text = wire.encode_market_data(replace(RELIANCE, ltp=math.nan), 1).decode()
     assert "NaN" not in text
 
 
