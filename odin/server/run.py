@@ -1,6 +1,7 @@
 """Runs a server until it is told to stop: event loop, sockets, signals."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -21,6 +22,8 @@ log = logging.getLogger("odin.server")
 
 HANDSHAKE_TIMEOUT_S = 10.0
 """Half a request is dropped after this; aiohttp's own default is about an hour."""
+SPARE_FILES = 64
+"""Descriptors that are not connections: the database, the listening socket, the loop's own."""
 STOPS = 1001
 RESTARTS = 1012
 
@@ -29,8 +32,27 @@ def serve(settings: Settings, *, replay: ReplayOptions | None = None) -> None:
     """Serve until SIGTERM or SIGINT (clients get close code 1001), or SIGUSR1 (1012: a restart
     follows). A second signal ends at once. Raises OdinError if it cannot start."""
     logs.setup(settings.log)
+    _raise_file_limit(settings.limits.connections)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, replay))
+
+
+def _raise_file_limit(connections: int) -> None:
+    """Take all the open files the system grants: the usual soft limit of 1,024 would refuse
+    connections long before `limits.connections` does, and without a word."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if granted != resource.RLIM_INFINITY and granted < connections + SPARE_FILES:
+        log.warning(
+            "the system allows fewer open files than limits.connections needs",
+            extra={"open_files": granted, "connections": connections},
+        )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -180,3 +180,19 @@ async def test_what_cannot_start_says_so_in_one_line(tmp_path: Path) -> None:
     assert printed.count("error:") == 1
     assert "Traceback" not in printed
     assert len([line for line in printed.splitlines() if not line.startswith("{")]) == 1
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the limits of a process in /proc")
+async def test_the_server_takes_all_the_open_files_it_is_granted(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard <= 300:
+        pytest.skip("this system grants no more open files than the test starts with")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        async with odin("demo", "--port", "0", "--db", tmp_path / "odin.db") as server:
+            limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    line = next(line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert line.split()[3] == str(hard)
