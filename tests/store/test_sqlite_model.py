@@ -53,6 +53,8 @@ class StoreModel(RuleBasedStateMachine):
             for item in subscriptions:
                 self.model.setdefault(client, held).pop(item.key, None)
                 held[item.key] = item
+            if removed and not held:
+                self.model.pop(client, None)
 
         async def record() -> None:
             await asyncio.gather(*(self.journal.record(*request) for request in waiting))

@@ -435,7 +435,7 @@ async def test_the_answer_comes_before_the_data_and_nothing_after_an_unsubscribe
                 await asyncio.sleep(0)
 
         ticking = asyncio.ensure_future(tick())
-        for _ in range(30):
+        for _ in range(10):
             await client.send({"action": "subscribe", "stocks": ["SBIN"]})
             first = await client.receive()
             assert first["type"] == "subscription_response"
