@@ -35,6 +35,7 @@ def tools(tmp_path: Path) -> Toolchain:
     return made
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize(
     ("contender", "scenario"),
     [
@@ -104,6 +105,7 @@ async def faulty_run(tools: Toolchain, numbers: list[int]) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.bench
 async def test_a_gap_a_repeat_and_a_stranger_are_noticed(tools: Toolchain) -> None:
     whole = list(range(TOPICS))
     lost = [n for n in (*whole, *range(TOPICS, 2 * TOPICS)) if n != 5]
