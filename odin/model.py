@@ -95,7 +95,9 @@ class Quote(msgspec.Struct, frozen=True, gc=False):
     """Previous trading day's close, as the protocol defines it; equal to `prev_close`."""
     prev_close: float | None
     volume: int
-    percent_change: float | None
+    percent_change: float
+    """`ltp` against `prev_close`, not rounded; 0.0 while `prev_close` is not known, because clients
+    of this protocol format it as a number."""
     week_52_high: float | None
     week_52_low: float | None
     week_52_high_date: str | None

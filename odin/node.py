@@ -139,6 +139,8 @@ class Node:
         self.is_ready = False
         self._is_feed_well = True
         self._tasks: list[asyncio.Task[None]] = []
+        self.problems: dict[str, str] = {}
+        """What could not be done lately, by what it concerns, until it succeeds again."""
         self.dead_tasks: list[str] = []
         """Names of tasks that ended by a fault: the server needs a restart."""
         self._instruments_version = -1
@@ -201,9 +203,9 @@ class Node:
         await self._load_history()
         self.gate.bells(self.clock.now_ms())
         self._start("journal", self.journal.run())
-        self._start("bells", self._repeat(BELL_CHECK_S, self._check_bells))
-        self._start("reload", self._repeat(RELOAD_CHECK_S, self._check_reload))
-        self._start("housekeeping", self._repeat(TOUCH_S, self._keep_house))
+        self._start("bells", self._repeat("bells", BELL_CHECK_S, self._check_bells))
+        self._start("reload", self._repeat("reload", RELOAD_CHECK_S, self._check_reload))
+        self._start("housekeeping", self._repeat("housekeeping", TOUCH_S, self._keep_house))
         if self.supervisor is not None:
             self._start("feed", self.supervisor.run())
         self.is_ready = True
@@ -233,12 +235,15 @@ class Node:
         """Apply a tick and send its quote. Never awaits, never raises for a bad tick."""
         now_ns = self.clock.now_ns()
         now_ms = now_ns // NS_PER_MS
-        quote = self.board.apply(tick, now_ns)
+        exchange = tick.key.exchange
+        is_streaming = self.gate.is_streaming(exchange, now_ms)
+        is_pre_open = not is_streaming and self.gate.is_before_open(exchange, tick.exchange_ms)
+        quote = self.board.apply(tick, now_ns, is_pre_open=is_pre_open)
         if quote is None:
             return
         if now_ms >= self.gate.next_change_ms:
             self._check_bells()
-        if self.gate.is_streaming(tick.key.exchange, now_ms):
+        if is_streaming:
             self.enhanced.on_quote(tick.key, quote)
         else:
             self.metrics.ticks_gated += 1
@@ -350,25 +355,32 @@ class Node:
         except OdinError as error:
             # The operator is in the middle of an edit: what was known stays in force.
             log.error("the calendar file was not read again", extra={"problem": str(error)})
+            self.problems["calendar file"] = str(error)
             return
+        self.problems.pop("calendar file", None)
         for exchange, calendar in calendars.items():
             self.clocks[exchange].use(calendar)
         self.gate.reset()
         log.info("the calendar file was read again")
 
-    async def _repeat(self, every_s: float, job: Callable[[], Awaitable[None] | None]) -> None:
+    async def _repeat(
+        self, name: str, every_s: float, job: Callable[[], Awaitable[None] | None]
+    ) -> None:
         """Do a job for ever; whatever goes wrong, it is tried again next time."""
         while True:
             try:
                 pending = job()
                 if pending is not None:
                     await pending
+                self.problems.pop(name, None)
             except StoreError as error:
-                log.warning("housekeeping will be tried again", extra={"problem": str(error)})
+                log.warning(f"{name} will be tried again", extra={"problem": str(error)})
+                self.problems[name] = str(error)
             except Exception:
                 # One fault must not end the bells or the reloads of a process that runs for months.
                 self.metrics.faults += 1
-                log.exception("housekeeping failed and will be tried again")
+                log.exception(f"{name} failed and will be tried again")
+                self.problems[name] = "failed unexpectedly, see the log"
             await asyncio.sleep(every_s)
 
     def _start(self, name: str, body: Coroutine[Any, Any, None]) -> None:

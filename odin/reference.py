@@ -7,6 +7,7 @@ success.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -24,6 +25,11 @@ Progress = Callable[[int, int], None]
 
 EXAMPLES = 5
 """How many bad rows, renames and unknown names a summary shows; all are counted."""
+
+
+MAX_LOST = 100
+MAX_LOST_SHARE = 0.2
+"""A master that removes more instruments than both of these is taken for a broken download."""
 
 
 class ReferenceStore(Protocol):
@@ -129,9 +135,15 @@ class HistorySummary(NamedTuple):
 
 
 async def import_instruments(
-    store: ReferenceStore, path: Path, *, progress: Progress | None = None
+    store: ReferenceStore,
+    path: Path,
+    *,
+    allow_removals: bool = False,
+    progress: Progress | None = None,
 ) -> ImportSummary:
     """Merge an instrument master of any known format into the database.
+
+    allow_removals: take a file that lacks so much of what is known that it looks cut short.
 
     Raises ReferenceDataError where the file cannot be read or has no usable row; nothing is
     changed then. A running server sees the new version by itself.
@@ -143,6 +155,12 @@ async def import_instruments(
         raise ReferenceDataError(
             f"No row of {reflect(path.name)} is of a known stock; it carries no tokens, so an "
             "instrument master must be imported first"
+        )
+    lost = len(change.removed)
+    if not allow_removals and lost > MAX_LOST and lost > MAX_LOST_SHARE * len(current):
+        raise ReferenceDataError(
+            f"{reflect(path.name)} would remove {lost:,} of {len(current):,} instruments; it may "
+            "be cut short, nothing was changed (--allow-removals takes it as it is)"
         )
     source = f"{path.name} ({master.format})"
     version = await store.save_instruments(
@@ -207,9 +225,14 @@ async def import_history(
 async def load_registry(store: ReferenceStore) -> RegistryContent:
     """Return the imported instruments, or the shipped sample where none were imported."""
     instruments = await store.load_instruments()
-    if instruments:
-        return RegistryContent(instruments, {}, is_sample=False)
     sample = parse_sample(_shipped("sample_instruments.csv"))
+    if instruments:
+        # Few masters carry a close; the simulator begins near the real one where we know it.
+        closes = {item.key: item.reference_close for item in sample}
+        for index, item in enumerate(instruments):
+            if item.reference_close is None and item.key in closes:
+                instruments[index] = replace(item, reference_close=closes[item.key])
+        return RegistryContent(instruments, {}, is_sample=False)
     return RegistryContent(sample, SAMPLE_ALIASES, is_sample=True)
 
 

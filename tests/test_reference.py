@@ -260,3 +260,41 @@ def test_calendars_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(ReferenceDataError, match="not UTF-8"):
         reference.read_calendar("NSE", binary)
+
+
+async def test_a_master_that_was_cut_short_does_not_empty_the_market(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    def master(name: str, count: int) -> Path:
+        header = (
+            "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,"
+            "lot_size,instrument_type,segment,exchange\n"
+        )
+        rows = [
+            f"{n << 8},{n},STOCK{n},Stock {n},0,,0,0.05,1,EQ,NSE,NSE\n" for n in range(1, count + 1)
+        ]
+        path = tmp_path / name
+        path.write_text(header + "".join(rows))
+        return path
+
+    whole, cut = master("whole.csv", 1000), master("cut.csv", 10)
+    await reference.import_instruments(store, whole)
+    with pytest.raises(ReferenceDataError, match="would remove 990 of 1,000"):
+        await reference.import_instruments(store, cut)
+    assert len(await store.load_instruments()) == 1000
+    await reference.import_instruments(store, master("nearly.csv", 850))
+    assert len(await store.load_instruments()) == 850
+    await reference.import_instruments(store, cut, allow_removals=True)
+    assert len(await store.load_instruments()) == 10
+
+
+async def test_a_master_without_closes_keeps_those_of_the_sample(
+    store: SqliteStore,
+) -> None:
+    sbin = InstrumentKey("NSE", "CM", 3045)
+    await store.save_instruments([Instrument(sbin, "SBIN", series="EQ")], [], "test", 1)
+    registry = InstrumentRegistry()
+    await reference.fill_registry(store, registry)
+    instrument = registry.get(sbin)
+    assert instrument is not None
+    assert instrument.reference_close is not None

@@ -28,9 +28,14 @@ def instruments() -> None:
 
 @instruments.command("import")
 @click.argument("file", type=file_path(exists=True))
+@click.option(
+    "--allow-removals", is_flag=True, help="Even where more than a fifth of what is known goes."
+)
 @config_option
 @db_option
-def instruments_import(file: Path, config: Path | None, db: Path | None) -> None:
+def instruments_import(
+    file: Path, allow_removals: bool, config: Path | None, db: Path | None
+) -> None:
     """Import an instrument master: Dhan, Zerodha, Angel, Upstox, or NSE's EQUITY_L.csv.
 
     The format is recognised by the columns. All of the file is taken or, on an error, nothing; a
@@ -40,7 +45,9 @@ def instruments_import(file: Path, config: Path | None, db: Path | None) -> None
 
     async def work(store: "SqliteStore") -> "ImportSummary":
         with progress_bar("Reading") as progress:
-            return await import_instruments(store, file, progress=progress)
+            return await import_instruments(
+                store, file, allow_removals=allow_removals, progress=progress
+            )
 
     for line in with_store(load_settings(config, db), work, create=True).lines():
         click.echo(line)

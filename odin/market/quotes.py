@@ -49,7 +49,7 @@ class QuoteBoard:
         """ISO date of the trading day whose history is loaded; None before the first load."""
         return self._history_day
 
-    def apply(self, tick: Tick, now_ns: int) -> Quote | None:
+    def apply(self, tick: Tick, now_ns: int, *, is_pre_open: bool = False) -> Quote | None:
         """Take in a tick and return the instrument's new quote, or None where it is dropped.
 
         Dropped and counted are ticks of unknown instruments, ticks whose price or exchange time
@@ -61,6 +61,8 @@ class QuoteBoard:
         the feed states raises the 52-week high without the flag.
 
         now_ns: when the tick is applied, ns since the epoch; becomes `last_updated`.
+        is_pre_open: whether the day's first session is still to come. Such prices are shown, but
+            the day's open, high and low, and the 52-week values, begin with the session.
         """
         key, exchange_ms, ltp, volume, feed_open, feed_high, feed_low, prev_close = tick
         state = self._states.get(key) or self._admit(key)
@@ -80,6 +82,9 @@ class QuoteBoard:
 
         if exchange_ms >= state.day_end_ms:
             state.roll(exchange_ms, ltp)
+        elif state.is_pre_open:
+            state.open = state.high = state.low = ltp
+        state.is_pre_open = is_pre_open
         state.exchange_ms = exchange_ms
         state.ltp = ltp
         high = state.high
@@ -121,7 +126,7 @@ class QuoteBoard:
 
         is_new_high = is_new_low = False
         year = state.year
-        if year is not None and (high >= year.high or low <= year.low):
+        if year is not None and not is_pre_open and (high >= year.high or low <= year.low):
             is_new_high = year.high < ltp == high
             is_new_low = year.low > ltp == low
             year.extend(high, state.date, low, state.date)
@@ -231,6 +236,7 @@ class _State:
         "exchange",
         "exchange_ms",
         "high",
+        "is_pre_open",
         "is_prev_close_fed",
         "low",
         "ltp",
@@ -254,6 +260,7 @@ class _State:
         # The trading day. `date` is "" before the first tick.
         self.date = ""
         self.day_end_ms = 0
+        self.is_pre_open = False
         self.exchange_ms = 0
         self.ltp = self.open = self.high = self.low = 0.0
         self.volume = 0
@@ -271,7 +278,7 @@ class _State:
 
     def roll(self, exchange_ms: int, ltp: float) -> None:
         """Begin the trading day of `exchange_ms` with its first price."""
-        if self.date:
+        if self.date and not self.is_pre_open:
             self.past = self.past or _Extremes(self.high, self.date, self.low, self.date)
             self.past.extend(self.high, self.date, self.low, self.date)
             self.past_date = self.date
@@ -350,7 +357,7 @@ class _State:
             close,
             close,
             self.volume,
-            None if close is None else (ltp - close) / close * 100,
+            0.0 if close is None else (ltp - close) / close * 100,
             year_high,
             year_low,
             year_high_date,

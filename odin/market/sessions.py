@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from typing import NamedTuple
 
-from odin.clock import IST, ist_datetime, ist_time_text
+from odin.clock import IST, ist_date, ist_datetime, ist_time_text
 from odin.errors import ReferenceDataError
 from odin.market.calendar_text import CalendarFacts, Span, hh_mm, iso_date, read_calendar
 from odin.model import MarketStatus, Phase
@@ -202,6 +202,11 @@ class MarketClock:
         if not self._from_ms <= now_ms < self._until_ms:
             self._look_up(now_ms)
         return self._is_open
+
+    def is_before_open(self, at_ms: int) -> bool:
+        """Return whether the instant's day trades, but its first data window is still to come."""
+        windows = self._calendar.day(ist_date(at_ms)).windows
+        return bool(windows) and at_ms < windows[0][0]
 
     def status(self, now_ms: int) -> MarketStatus:
         """Return everything about the instant; the same object until `next_change_ms`."""

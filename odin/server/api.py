@@ -41,6 +41,7 @@ class Api:
             problems.append(f"the trading calendar is known for {max(days, 0)} more days only")
         if node.journal.is_failing:
             problems.append("subscriptions cannot be saved")
+        problems += [f"{what}: {problem}" for what, problem in node.problems.items()]
         problems += [f"the task {name} ended by a fault" for name in node.dead_tasks]
         return problems
 
@@ -97,9 +98,14 @@ class Api:
         found = self._node.registry.resolve_many(stocks)
         keys = dict.fromkeys(item.instrument.key for item in found if item.instrument is not None)
         failed = [item for item in found if item.instrument is None]
-        quotes = [quote for key in keys if (quote := self._node.board.quote(key)) is not None]
+        quotes = {key: self._node.board.quote(key) for key in keys}
         body = {
-            "quotes": quotes,
+            "quotes": [quote for quote in quotes.values() if quote is not None],
+            "without_quote": [
+                item.instrument.symbol
+                for item in found
+                if item.instrument is not None and quotes[item.instrument.key] is None
+            ],
             "failed_stocks": [item.stock for item in failed],
             "failed_details": wire.failed_details(failed),
             "simulated": self._node.is_simulated,

@@ -121,6 +121,7 @@ def openapi() -> dict[str, object]:
     ready = _object(ready=_BOOLEAN)
     quotes = _object(
         quotes=_array(_ref("Quote")),
+        without_quote=_array(_STRING),
         failed_stocks=_array(_STRING),
         failed_details=_array(_ref("Failure")),
         simulated=_BOOLEAN,

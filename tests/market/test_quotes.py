@@ -138,7 +138,7 @@ def test_what_nobody_said_is_null_and_not_made_up(desk: Desk) -> None:
     quote = desk.tick(1365.5)
     assert quote.prev_close is None
     assert quote.close is None
-    assert quote.percent_change is None
+    assert quote.percent_change == 0.0
     assert quote.avg_volume_5d is None
     assert year(quote) == (None, None, None, None)
     assert flags(quote) == (False, False)
@@ -571,7 +571,8 @@ def test_every_quote_is_sound_and_every_drop_is_counted(stream: list[Tick]) -> N
         assert max(quote.open, quote.ltp) <= quote.high < math.inf
         assert (quote.day_high, quote.day_low) == (quote.high, quote.low)
         assert quote.prev_close is None or 0.0 < quote.prev_close < math.inf
-        assert (quote.percent_change is None) == (quote.prev_close is None)
+        assert math.isfinite(quote.percent_change)
+        assert quote.prev_close is not None or quote.percent_change == 0.0
         if quote.week_52_high is not None:
             assert quote.week_52_high >= quote.high
         if quote.is_new_week_52_high:
@@ -617,3 +618,43 @@ def test_a_month_of_real_days_ends_where_the_history_of_that_month_does() -> Non
         expected = summarise(known + live[: number + 1])
         assert year(quote) == expected[:4]
         assert quote.prev_close == (live[number - 1] if number else known[-1]).close
+
+
+# ---------------------------------------------------------------- before the opening
+
+
+def test_prices_before_the_opening_are_shown_but_are_no_part_of_the_day(desk: Desk) -> None:
+    """The first seconds of a real index file, 09:00, hold 17659.0 and then 16529.4."""
+    opening_ms = THU_MS
+    early = desk.board.apply(
+        Tick(RELIANCE, opening_ms - 900_000, 17659.0), NOW_NS, is_pre_open=True
+    )
+    assert early is not None
+    assert early.ltp == 17659.0
+    desk.board.apply(Tick(RELIANCE, opening_ms - 899_000, 16529.4), NOW_NS, is_pre_open=True)
+    first = desk.tick(17600.0, opening_ms)
+    assert (first.open, first.high, first.low) == (17600.0, 17600.0, 17600.0)
+    second = desk.tick(17610.0, opening_ms + 1000)
+    assert (second.open, second.high, second.low) == (17600.0, 17610.0, 17600.0)
+
+
+def test_prices_before_the_opening_leave_the_year_alone() -> None:
+    desk = Desk({RELIANCE: YEAR})
+    early = desk.board.apply(Tick(RELIANCE, THU_MS - 900_000, 9999.0), NOW_NS, is_pre_open=True)
+    assert early is not None
+    assert not early.is_new_week_52_high
+    first = desk.tick(1365.5)
+    assert (first.week_52_high, first.is_new_week_52_high) == (YEAR.high, False)
+    record = desk.tick(YEAR.high + 1, THU_MS + 1000)
+    assert record.is_new_week_52_high
+
+
+def test_a_day_of_nothing_but_early_prices_leaves_no_extremes() -> None:
+    desk = Desk({RELIANCE: YEAR})
+    desk.board.apply(Tick(RELIANCE, THU_MS - 900_000, 9999.0), NOW_NS, is_pre_open=True)
+    assert desk.tick(1365.5, FRI_MS).week_52_high == YEAR.high
+
+
+def test_without_a_previous_close_the_change_is_nought(desk: Desk) -> None:
+    quote = desk.tick(1365.5)
+    assert (quote.prev_close, quote.close, quote.percent_change) == (None, None, 0.0)

@@ -41,6 +41,20 @@ async def test_health_says_what_is_degraded(server: Server) -> None:
     assert "subscriptions cannot be saved" in body["degraded"]
 
 
+async def test_health_lists_what_could_not_be_read_again(tmp_path: Path) -> None:
+    days = tmp_path / "days.toml"
+    days.write_text("")
+    async with running(tmp_path, market={"calendar_file": str(days)}) as server:
+        days.write_text("[[day")
+        server.node._reload_calendars()
+        _, body, _ = await get(server, "/health")
+        assert any("calendar file" in problem for problem in body["degraded"])
+        days.write_text("")
+        server.node._reload_calendars()
+        _, body, _ = await get(server, "/health")
+        assert not any("calendar file" in problem for problem in body["degraded"])
+
+
 async def test_no_answer_names_a_client_or_an_address(server: Server) -> None:
     async with Client(server.ws, "secret_client_7") as client:
         await client.subscribe("SBIN")
@@ -108,6 +122,7 @@ async def test_quotes_are_there_at_any_hour(server: Server) -> None:
     _, body, _ = await get(server, "/api/quotes?stocks=3045,TCS,NOPE,sbin")
     assert [quote["symbol"] for quote in body["quotes"]] == ["SBIN"]
     assert list(body["quotes"][0]) == list(Quote.__struct_fields__)
+    assert body["without_quote"] == ["TCS"]
     assert body["failed_stocks"] == ["NOPE"]
     assert body["failed_details"][0]["code"] == "unknown_symbol"
 

@@ -166,6 +166,8 @@ class EnhancedEndpoint:
             return
         except ClientError as known:
             error = known
+            if known.code == "invalid_request":
+                echo = wire.echo_of_refused(text)
         except StoreUnavailable:
             error = ClientError("store_unavailable")
         except Disconnect:

@@ -66,6 +66,34 @@ class Echo(NamedTuple):
 NO_ECHO = Echo()
 
 
+class _Ids(msgspec.Struct):
+    request_id: str | int | None = None
+    timestamp: int | float | str | None = None
+
+
+_id_decoder = msgspec.json.Decoder(_Ids)
+
+
+def echo_of_refused(text: str) -> Echo:
+    """Return what can be repeated of a request that was not understood otherwise."""
+    try:
+        ids = _id_decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+        return NO_ECHO
+    if _echo_problem(ids.request_id) or _echo_problem(ids.timestamp):
+        return NO_ECHO
+    return Echo(ids.request_id, ids.timestamp)
+
+
+def _echo_problem(value: object) -> str:
+    """Return why a value cannot be repeated in an answer, "" where it can."""
+    if isinstance(value, str) and len(value) > _MAX_ECHO_CHARS:
+        return f"request_id and timestamp hold at most {_MAX_ECHO_CHARS} characters"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "a number was too large"
+    return ""
+
+
 def echo_of(request: Request) -> Echo:
     """Return what the answer to a request repeats of it."""
     return Echo(request.request_id, request.timestamp)
@@ -85,12 +113,9 @@ def decode_request(text: str) -> Request:
         raise ClientError("invalid_json", problem=_plain(error)) from None
     except RecursionError:
         raise ClientError("invalid_json", problem="nested too deeply") from None
-    for value in (request.request_id, request.timestamp):
-        if isinstance(value, str) and len(value) > _MAX_ECHO_CHARS:
-            problem = f"request_id and timestamp hold at most {_MAX_ECHO_CHARS} characters"
-            raise ClientError("invalid_request", problem=problem)
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ClientError("invalid_request", problem="a number was too large")
+    problem = _echo_problem(request.request_id) or _echo_problem(request.timestamp)
+    if problem:
+        raise ClientError("invalid_request", problem=problem)
     return request
 
 
@@ -235,6 +260,7 @@ def welcome_fields(
         "market_hours": view.status.market_hours,
         "market_open": view.is_streaming,
         "current_time": ist_time_text(view.now_ms),
+        "current_date": ist_datetime_text(view.now_ms)[:10],
         "subscribed_stocks": subscribed,
         "instructions": INSTRUCTIONS,
         "limits": limits,

@@ -145,6 +145,14 @@ def test_any_json_is_a_request_or_a_client_error(value: dict[str, object]) -> No
         assert all(isinstance(name, str | int) for name in request.names)
 
 
+def test_an_error_is_told_apart_by_the_id_of_its_request_where_that_can_be_read() -> None:
+    text = '{"action":"subscribe","stocks":5,"request_id":"q","timestamp":7}'
+    assert wire.echo_of_refused(text) == wire.Echo("q", 7)
+    for unreadable in ("[]", "{", '{"request_id":{}}', '{"request_id":"' + "x" * 129 + '"}'):
+        assert wire.echo_of_refused(unreadable) == wire.NO_ECHO
+    assert wire.echo_of_refused('{"request_id":' + "9" * 30 + "}") == wire.NO_ECHO
+
+
 # ---------------------------------------------------------------------- client ids
 
 
@@ -187,10 +195,10 @@ def test_a_snapshot_says_so_and_a_live_quote_does_not() -> None:
 
 
 def test_unknown_values_are_null_not_absent_and_not_invented() -> None:
-    quote = replace(RELIANCE, prev_close=None, close=None, percent_change=None, week_52_high=None)
+    quote = replace(RELIANCE, prev_close=None, close=None, week_52_high=None)
     data = orjson.loads(wire.encode_market_data(quote, 1))["data"]
     assert list(data) == list(Quote.__struct_fields__)
-    assert data["percent_change"] is None
+    assert data["prev_close"] is None
     assert data["week_52_high"] is None
 
 
