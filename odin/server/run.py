@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from aiohttp import web
 
@@ -68,6 +69,37 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(settings: Settings, replay: ReplayOptions | None) -> None:
     stopping = _stop_signal()
+    with _only_server_of(Path(settings.store.path)):
+        await _serve_until(stopping, settings, replay)
+
+
+@contextlib.contextmanager
+def _only_server_of(database: Path) -> Iterator[None]:
+    """Hold the database for this server: two on one file could not take sessions over from each
+    other, and the same client_id would live twice. The system lets go of it however we end."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = database.with_name(database.name + ".lock")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OdinError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OdinError(f"another server uses the database {database}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _serve_until(
+    stopping: "asyncio.Future[int]", settings: Settings, replay: ReplayOptions | None
+) -> None:
     node = await Node.start(settings, replay)
     runner: web.AppRunner | None = None
     code = STOPS

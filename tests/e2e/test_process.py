@@ -51,6 +51,19 @@ async def test_an_address_in_use_is_said_in_one_line(tmp_path: Path) -> None:
         assert "Traceback" not in printed
 
 
+async def test_two_servers_cannot_share_a_database(tmp_path: Path) -> None:
+    options = ("demo", "--port", "0", "--db", tmp_path / "odin.db")
+    async with odin(*options) as server:
+        code, printed = await run_odin(*options)
+        assert code == 1
+        assert "another server uses the database" in printed
+        assert "Traceback" not in printed
+        server.kill()
+        await server.process.wait()
+    async with odin(*options) as server:
+        assert await server.stop() == 0
+
+
 async def test_settings_that_cannot_be_used_exit_with_78(tmp_path: Path) -> None:
     (tmp_path / "odin.toml").write_text('[server]\nprot = 1\n[market]\ngate = "never"\n')
     code, printed = await run_odin("serve", "--config", tmp_path / "odin.toml")
