@@ -237,7 +237,7 @@ class Node:
         now_ms = now_ns // NS_PER_MS
         exchange = tick.key.exchange
         is_streaming = self.gate.is_streaming(exchange, now_ms)
-        is_pre_open = not is_streaming and self.gate.is_before_open(exchange, tick.exchange_ms)
+        is_pre_open = not is_streaming and self.gate.is_before_open(exchange, now_ms)
         quote = self.board.apply(tick, now_ns, is_pre_open=is_pre_open)
         if quote is None:
             return

@@ -710,3 +710,23 @@ async def test_a_tick_may_come_before_anybody_is_there(server: Server) -> None:
         await client.send({"action": "subscribe", "stocks": ["INFY"]})
         assert (await client.receive())["type"] == "subscription_response"
         assert (await client.receive())["data"]["ltp"] == 1500.0
+
+
+@pytest.mark.parametrize("at_ms", [CLOSED_MS, BELL_CLOSE_MS + 60_000, BELL_OPEN_MS - 900_000])
+async def test_no_tick_is_so_broken_that_it_raises_at_any_hour(server: Server, at_ms: int) -> None:
+    server.clock.set_ms(at_ms)
+    for exchange_ms in (-1, 10**30, -(10**30), None, 1.5):
+        server.node.on_tick(Tick(SBIN, exchange_ms, 800.0))  # type: ignore[arg-type]
+    assert server.node.metrics.ticks_invalid == 5
+    assert server.node.board.quote(SBIN) is None
+
+
+async def test_what_comes_before_the_opening_is_no_part_of_the_day(server: Server) -> None:
+    server.clock.set_ms(BELL_OPEN_MS - 900_000)
+    server.tick(SBIN, 500.0)
+    server.tick(SBIN, 990.0)
+    server.clock.set_ms(BELL_OPEN_MS)
+    server.tick(SBIN, 800.0)
+    quote = server.node.board.quote(SBIN)
+    assert quote is not None
+    assert (quote.open, quote.high, quote.low) == (800.0, 800.0, 800.0)

@@ -37,9 +37,9 @@ class MarketGate:
         """Whether market_data of the exchange may flow at this instant."""
         return self.is_forced or self._clocks.get(exchange, self._primary).is_open(now_ms)
 
-    def is_before_open(self, exchange: str, at_ms: int) -> bool:
-        """Whether the first session of the instant's day is still to come."""
-        return self._clocks.get(exchange, self._primary).is_before_open(at_ms)
+    def is_before_open(self, exchange: str, now_ms: int) -> bool:
+        """Whether the first session of today is still to come."""
+        return self._clocks.get(exchange, self._primary).is_before_open(now_ms)
 
     def status(self, now_ms: int) -> MarketStatus:
         """Return the primary exchange's status."""

@@ -203,10 +203,10 @@ class MarketClock:
             self._look_up(now_ms)
         return self._is_open
 
-    def is_before_open(self, at_ms: int) -> bool:
+    def is_before_open(self, now_ms: int) -> bool:
         """Return whether the instant's day trades, but its first data window is still to come."""
-        windows = self._calendar.day(ist_date(at_ms)).windows
-        return bool(windows) and at_ms < windows[0][0]
+        windows = self._calendar.day(ist_date(now_ms)).windows
+        return bool(windows) and now_ms < windows[0][0]
 
     def status(self, now_ms: int) -> MarketStatus:
         """Return everything about the instant; the same object until `next_change_ms`."""

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from itertools import count
 from time import monotonic
 
 from aiohttp import WSMsgType, web
@@ -35,8 +34,6 @@ PING = b"\x89\x00"
 _ANSWERED = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 _MESSAGES = _ANSWERED | {WSMsgType.PING, WSMsgType.PONG}
 
-_peer_ids = count(1)
-
 
 def text_frame(payload: bytes) -> bytes:
     """Return the payload as one unmasked WebSocket text frame (RFC 6455 §5.2)."""
@@ -56,8 +53,6 @@ class Peer:
     """
 
     def __init__(self, request: web.Request, limits: LimitSettings, metrics: Metrics) -> None:
-        self.peer_id = next(_peer_ids)
-        self.address = request.remote or ""
         self._request = request
         self._limits = limits
         self._metrics = metrics

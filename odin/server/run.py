@@ -185,8 +185,8 @@ def _stop_signal() -> "asyncio.Future[int]":
     if hasattr(signal, "SIGUSR1"):
         wanted[signal.SIGUSR1] = RESTARTS
     for number, code in wanted.items():
-        try:
-            loop.add_signal_handler(number, stop, code)
-        except NotImplementedError:  # Windows
+        if sys.platform == "win32":  # its event loops take no signal handlers
             signal.signal(number, lambda *_, code=code: loop.call_soon_threadsafe(stop, code))
+        else:
+            loop.add_signal_handler(number, stop, code)
     return stopping
