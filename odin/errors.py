@@ -109,6 +109,10 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
         "client_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -",
         "HTTP 400 before the upgrade.",
     ),
+    "invalid_format": ErrorSpec(
+        "format must be json, json-delta, msgpack, msgpack-delta or binary",
+        "HTTP 400 before the upgrade.",
+    ),
     "bad_handshake": ErrorSpec(
         "A WebSocket handshake needs HTTP/1.1", "HTTP 400 for an upgrade by HTTP/1.0."
     ),

@@ -1,17 +1,19 @@
 """The values that travel through the server.
 
 Everything here is immutable and free of I/O. Per-message values are NamedTuples or structs (cheap
-to build); long-lived ones are frozen slotted dataclasses. Units are in the names: `_ms` is integer
+to build); long-lived ones are frozen structs. Units are in the names: `_ms` is integer
 milliseconds since the Unix epoch, prices are rupees as float, quantities are whole shares.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 Segment = Literal["CM", "INDEX", "FO", "CD", "CO"]
 """Exchange segments: cash market, indices, equity derivatives, currency, commodity."""
+
+MAX_PRICE: Final = 1e9
+"""Rupees. No price of any instrument is near it; one above it is an error of its source."""
 
 Phase = Literal["closed", "pre_open", "open", "closing_auction", "post_close"]
 
@@ -24,8 +26,7 @@ class InstrumentKey(NamedTuple):
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Instrument:
+class Instrument(msgspec.Struct, frozen=True, gc=False):
     """One tradable instrument or index, as an instrument master lists it."""
 
     key: InstrumentKey

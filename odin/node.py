@@ -9,14 +9,13 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from odin import reference
 from odin.clock import NS_PER_MS, Clock, SessionClock, WallClock, ist_date
 from odin.config import Settings
 from odin.errors import OdinError, StoreError
 from odin.feeds.base import Demand, Feed, FeedSupervisor
-from odin.feeds.replay import Recording, Replay
 from odin.feeds.simulator import Simulator
 from odin.hub.hub import Hub
 from odin.market.gate import MarketGate
@@ -38,6 +37,9 @@ from odin.protocols.enhanced.wire import MarketView
 from odin.store.journal import Journal
 from odin.store.sqlite import SqliteStore
 from odin.topics import QuoteTopic, Topic
+
+if TYPE_CHECKING:
+    from odin.feeds.recordings import Recording
 
 log = logging.getLogger("odin.node")
 
@@ -68,7 +70,7 @@ class Node:
         store: SqliteStore,
         registry: InstrumentRegistry,
         calendars: dict[str, Calendar],
-        recording: Recording | None = None,
+        recording: "Recording | None" = None,
         speed: float | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -83,7 +85,10 @@ class Node:
         self.extra_instruments: list[Instrument] = []
         self.clock: Clock
         self.feed: Feed | None
+        self._is_replay = recording is not None
         if recording is not None:
+            from odin.feeds.replay import Replay
+
             self.extra_instruments = [
                 item for item in recording.instruments if registry.get(item.key) is None
             ]
@@ -102,8 +107,8 @@ class Node:
         self.hub = Hub(
             self.metrics,
             stall_timeout_s=settings.limits.progress_timeout_s,
-            on_wanted=lambda topics: self.demand.add(_keys(topics)),
-            on_unwanted=lambda topics: self.demand.remove(_keys(topics)),
+            on_wanted=self._on_wanted,
+            on_unwanted=self._on_unwanted,
         )
         self.supervisor: FeedSupervisor | None = None
         if self.feed is not None:
@@ -174,6 +179,8 @@ class Node:
             await reference.fill_registry(store, registry)
             recording = None
             if replay is not None:
+                from odin.feeds.recordings import Recording
+
                 recording = Recording.load(
                     [Path(path) for path in replay.paths],
                     resolve=lambda name: registry.resolve(name).instrument,
@@ -244,9 +251,17 @@ class Node:
         if now_ms >= self.gate.next_change_ms:
             self._check_bells()
         if is_streaming:
-            self.enhanced.on_quote(tick.key, quote)
+            self.enhanced.quotes.publish(tick.key, quote)
         else:
             self.metrics.ticks_gated += 1
+
+    def _on_wanted(self, topics: Sequence[Topic]) -> None:
+        self.enhanced.quotes.want(topics)
+        self.demand.add(_keys(topics))
+
+    def _on_unwanted(self, topics: Sequence[Topic]) -> None:
+        self.enhanced.quotes.unwant(topics)
+        self.demand.remove(_keys(topics))
 
     # ------------------------------------------------------------------ the market, for protocols
 
@@ -284,7 +299,7 @@ class Node:
     # ------------------------------------------------------------------ housekeeping
 
     def _is_data_expected(self) -> bool:
-        if isinstance(self.feed, Replay):
+        if self._is_replay:
             return False  # it has the silences of its recording
         if self.gate.is_forced:
             return True

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from typing import Literal, NamedTuple
 
 Topic = Hashable
-Encoding = Literal["json"]
+Encoding = Literal["json", "json-delta", "msgpack", "msgpack-delta", "binary"]
 
 
 class QuoteTopic(NamedTuple):

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("odin", deadline=None)
+settings.load_profile("odin")
 
 FD_DIR = Path("/proc/self/fd")
 

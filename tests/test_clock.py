@@ -224,6 +224,15 @@ def test_rfc3339_is_right_in_any_order_of_instants(instants):
         second = datetime.fromisoformat(written[:19] + written[29:])
         assert second == datetime.fromtimestamp(epoch_ns // NS_PER_S, india)
         assert written[19:] == f".{epoch_ns % NS_PER_S:09d}+05:30"
+        assert form.epoch_ns(written) == Rfc3339().epoch_ns(written) == epoch_ns
+
+
+@pytest.mark.parametrize(
+    "text", ["", "now", "2025-09-04T13:09:51.", "2025-13-04T13:09:51.000000001"]
+)
+def test_a_text_that_is_no_instant_is_refused(text):
+    with pytest.raises(ValueError, match=r"."):
+        Rfc3339().epoch_ns(text)
 
 
 HOST_PROGRAM = """

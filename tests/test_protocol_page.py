@@ -1,4 +1,4 @@
-"""docs/protocol.md: every example is sent to a real server, and what it shows comes back."""
+"""docs/protocol.md, docs/encodings.md: every example is put to a real server, and comes back."""
 
 import re
 from collections.abc import Iterator
@@ -9,12 +9,13 @@ import orjson
 
 from tests.support.server import RELIANCE, Client, running
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "protocol.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def blocks() -> Iterator[tuple[str, Any]]:
-    for kind, text in re.findall(r"```json (\w+)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
-        yield kind, orjson.loads(text)
+def blocks(page: str) -> Iterator[tuple[str, Any]]:
+    text = (DOCS / page).read_text("utf-8")
+    for kind, block in re.findall(r"```json (\w+)\n(.*?)```", text, re.DOTALL):
+        yield kind, orjson.loads(block)
 
 
 def assert_shown(shown: Any, real: Any, where: str = "$") -> None:
@@ -32,7 +33,7 @@ def assert_shown(shown: Any, real: Any, where: str = "$") -> None:
 
 
 async def test_every_example_of_the_page_is_what_the_server_says(tmp_path: Path) -> None:
-    examples = list(blocks())
+    examples = list(blocks("protocol.md"))
     kinds = [kind for kind, _ in examples]
     assert kinds.count("request") == kinds.count("answer") >= 8
     checked = 0
@@ -60,3 +61,24 @@ async def test_every_example_of_the_page_is_what_the_server_says(tmp_path: Path)
                 assert_shown(shown, answer)
                 checked += 1
     assert checked == len(examples) - kinds.count("request")
+
+
+async def test_the_examples_of_the_encodings_page_are_what_the_server_says(tmp_path: Path) -> None:
+    shown = dict(blocks("encodings.md"))
+    assert shown.keys() == {"delta", "instruments"}
+    day = {"open": 1371.8, "high": 1374.0, "low": 1360.3, "prev_close": 1372.6}
+    async with running(tmp_path) as server:
+        server.tick(RELIANCE, 1365.5, volume=8053013, **day)
+        async with Client(f"{server.ws}?format=json-delta") as client:
+            await client.subscribe("RELIANCE")
+            server.tick(RELIANCE, 1365.5, volume=8053013, **day)
+            server.clock.advance_ms(1000)
+            server.tick(RELIANCE, 1366.0, volume=8053113, **day)
+            quotes = [await client.quote() for _ in range(3)]
+            assert [quote.get("delta", False) for quote in quotes] == [False, False, True]
+            assert_shown(shown["delta"], quotes[-1])
+            assert quotes[-1]["data"].keys() == shown["delta"]["data"].keys()
+        async with Client(f"{server.ws}?format=binary&client_id=me") as client:
+            await client.send({"action": "subscribe", "stocks": ["RELIANCE"]})
+            named = await client.until(lambda message: message["type"] == "instruments")
+            assert_shown(shown["instruments"], named)

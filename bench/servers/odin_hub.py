@@ -14,7 +14,8 @@ from odin.config import LimitSettings
 from odin.hub.hub import Hub
 from odin.metrics import Metrics
 from odin.model import InstrumentKey
-from odin.protocols.base import Peer, text_frame
+from odin.protocols.base import Peer
+from odin.protocols.frames import text_frame
 from odin.topics import QuoteTopic
 
 MANY = 1_000_000

@@ -71,10 +71,6 @@ class Hub:
     def __len__(self) -> int:
         return len(self._subscribers)
 
-    def __contains__(self, topic: Topic) -> bool:
-        """Whether anybody subscribes the topic: a frame nobody wants need not be built."""
-        return topic in self._interest
-
     @property
     def late_count(self) -> int:
         """How many subscribers are late now."""
@@ -165,8 +161,11 @@ class Hub:
 
     # ------------------------------------------------------------------ frames
 
-    def publish(self, topic: Topic, frame: bytes) -> None:
-        """Give a frame to every subscriber of the topic. Runs once per tick: keep it bare."""
+    def publish(self, topic: Topic, frame: bytes, late_frame: bytes = b"") -> None:
+        """Give a frame to every subscriber of the topic. Runs once per tick: keep it bare.
+
+        late_frame: what late ones get instead, where `frame` means nothing without the one before.
+        """
         outboxes = self._routes.get(topic)
         if outboxes:
             dirty = self._dirty
@@ -181,7 +180,11 @@ class Hub:
             late = self._late_routes.get(topic)
             if late:
                 for subscriber in late:
-                    self._hold(subscriber, topic, frame)
+                    self._hold(subscriber, topic, late_frame or frame)
+
+    def has_late(self, topic: Topic) -> bool:
+        """Whether a subscriber of the topic is late now."""
+        return topic in self._late_routes
 
     def put(self, subscriber: Subscriber, frame: bytes) -> None:
         """Send a control frame (reply, notice) to one subscriber: in order, never conflated.

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_NOTHING: frozenset[Topic] = frozenset()  # Python makes a new empty one each time
+
+
 class Sink(Protocol):
     """What the hub needs of a socket. None of these calls may block or raise."""
 
@@ -37,7 +40,7 @@ class Subscriber:
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self.topics: frozenset[Topic] = frozenset()
+        self.topics = _NOTHING
         self.outbox: Outbox | None = None
         self.next_seq = 0
         self.backlog: Backlog | None = None

@@ -14,12 +14,11 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from math import inf
 from operator import itemgetter
 from typing import IO, Final, Literal, NamedTuple, Protocol
 
 from odin.errors import ReferenceDataError, reflect
-from odin.model import DailyBar, InstrumentKey, YearSummary
+from odin.model import MAX_PRICE, DailyBar, InstrumentKey, YearSummary
 
 Resolve = Callable[[str, str], InstrumentKey | None]
 """The key of a qualified name ("NSE:SBIN", "BSE:500112") and a series, or None if not listed."""
@@ -256,7 +255,7 @@ class _Table:
         except ValueError:
             raise _RowError(f"the prices were {reflect(', '.join(texts))!r}") from None
         volume = _volume(volume_text)
-        if 0.0 < low <= opened <= high < inf and low <= close <= high:
+        if 0.0 < low <= opened <= high < MAX_PRICE and low <= close <= high:
             return DailyBar(key, day, opened, high, low, close, volume)
         if volume == 0 and 0.0 in (opened, high, low, close):
             daily.skipped_untraded += 1

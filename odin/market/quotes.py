@@ -8,12 +8,12 @@ market hours and asks nobody for history: the caller gates, and loads.
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
-from math import inf, nan
+from math import nan
 from typing import Final
 
 from odin.clock import NS_PER_MS, NS_PER_S, Rfc3339, ist_date
 from odin.metrics import Metrics
-from odin.model import Instrument, InstrumentKey, Quote, Tick, YearSummary
+from odin.model import MAX_PRICE, Instrument, InstrumentKey, Quote, Tick, YearSummary
 
 IST_OFFSET_MS: Final = 19_800_000
 DAY_MS: Final = 86_400_000
@@ -72,7 +72,7 @@ class QuoteBoard:
         if type(ltp) is not float:
             ltp = _as_float(ltp)
         if type(exchange_ms) is not int or not (
-            0 <= exchange_ms * NS_PER_MS < now_ns + MAX_AHEAD_NS and 0.0 < ltp < inf
+            0 <= exchange_ms * NS_PER_MS < now_ns + MAX_AHEAD_NS and 0.0 < ltp < MAX_PRICE
         ):
             self._metrics.ticks_invalid += 1
             return None
@@ -97,7 +97,7 @@ class QuoteBoard:
         if feed_open is not None:
             if type(feed_open) is not float:
                 feed_open = _as_float(feed_open)
-            if 0.0 < feed_open < inf:
+            if 0.0 < feed_open < MAX_PRICE:
                 state.open = feed_open
                 if feed_open > high:
                     high = feed_open
@@ -106,7 +106,7 @@ class QuoteBoard:
         if feed_high is not None:
             if type(feed_high) is not float:
                 feed_high = _as_float(feed_high)
-            if high < feed_high < inf:
+            if high < feed_high < MAX_PRICE:
                 high = feed_high
         if feed_low is not None:
             if type(feed_low) is not float:
@@ -116,7 +116,7 @@ class QuoteBoard:
         if prev_close is not None:
             if type(prev_close) is not float:
                 prev_close = _as_float(prev_close)
-            if 0.0 < prev_close < inf:
+            if 0.0 < prev_close < MAX_PRICE:
                 state.prev_close = prev_close
                 state.is_prev_close_fed = True
         if type(volume) is int and state.volume < volume <= MAX_VOLUME:

@@ -9,8 +9,8 @@ too, and nothing it does makes the server hold more for it than the limits say.
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Protocol
 
 from aiohttp import WSMsgType, web
 
@@ -35,24 +35,55 @@ _ANSWERED = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 _MESSAGES = _ANSWERED | {WSMsgType.PING, WSMsgType.PONG}
 
 
-def text_frame(payload: bytes) -> bytes:
-    """Return the payload as one unmasked WebSocket text frame (RFC 6455 §5.2)."""
-    size = len(payload)
-    if size < 126:
-        return bytes((0x81, size)) + payload
-    if size < 65536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+class Receiver(Protocol):
+    """Where the messages of peers go, one at a time for each peer.
+
+    What these raise ends the connection with the code of a Disconnect, or 1011 for anything
+    unexpected.
+    """
+
+    async def on_text(self, peer: "Peer", text: str) -> None:
+        """Carry out what a text message asks."""
+        ...
+
+    def on_binary(self, peer: "Peer") -> None:
+        """Answer a binary message."""
+        ...
+
+    def on_rate_limited(self, peer: "Peer") -> None:
+        """Answer a message that came too fast and is not carried out."""
+        ...
 
 
 class Peer:
     """One connected client. It is the hub's Sink for that client.
 
-    on_text, on_binary: called for each message, one at a time; what they raise ends the
-    connection with the code of a Disconnect, or 1011 for anything unexpected.
+    subprotocol: what the handshake agrees to, one of those the client offered; "" for none.
     """
 
-    def __init__(self, request: web.Request, limits: LimitSettings, metrics: Metrics) -> None:
+    __slots__ = (
+        "_beat",
+        "_bucket",
+        "_ending",
+        "_heard_at",
+        "_held",
+        "_limits",
+        "_metrics",
+        "_over_since",
+        "_request",
+        "_taken",
+        "_transport",
+        "_written",
+        "_ws",
+    )
+
+    def __init__(
+        self,
+        request: web.Request,
+        limits: LimitSettings,
+        metrics: Metrics,
+        subprotocol: str = "",
+    ) -> None:
         self._request = request
         self._limits = limits
         self._metrics = metrics
@@ -60,6 +91,7 @@ class Peer:
         self._ws = web.WebSocketResponse(
             autoping=False,
             compress=False,
+            protocols=(subprotocol,) if subprotocol else (),
             max_msg_size=limits.message_bytes + 1,
             timeout=CLOSE_PATIENCE_S,
         )
@@ -108,12 +140,7 @@ class Peer:
 
     # ------------------------------------------------------------------ reading
 
-    async def read(
-        self,
-        on_text: Callable[[str], Awaitable[None]],
-        on_binary: Callable[[], None],
-        on_rate_limited: Callable[[], None],
-    ) -> None:
+    async def read(self, receiver: Receiver) -> None:
         """Read until the connection ends; never raises."""
         try:
             while True:
@@ -124,13 +151,13 @@ class Peer:
                 self._heard_at = monotonic()
                 if not self._may_ask():
                     if kind in _ANSWERED:
-                        on_rate_limited()
+                        receiver.on_rate_limited(self)
                     # Not reading is what holds a flood back, and keeps the answers few.
                     await asyncio.sleep(1 / self._limits.requests_per_s)
                 elif kind is WSMsgType.TEXT:
-                    await on_text(message.data)
+                    await receiver.on_text(self, message.data)
                 elif kind is WSMsgType.BINARY:
-                    on_binary()
+                    receiver.on_binary(self)
                 elif kind is WSMsgType.PING and self.backlog_bytes() <= SEND_BUFFER_BYTES:
                     self.write(bytes((0x8A, len(message.data))) + message.data)
         except Disconnect as reason:

@@ -143,7 +143,7 @@ async def test_subscribing_and_unsubscribing_twice_changes_nothing(hub: Hub) -> 
     assert socket.text == "1"
     hub.unsubscribe(subscriber, ["a"])
     hub.unsubscribe(subscriber, ["a"])
-    assert "a" not in hub
+    assert "a" not in hub.topics
 
 
 async def test_a_detached_socket_gets_nothing_and_leaves_no_route(hub: Hub) -> None:

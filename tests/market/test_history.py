@@ -259,6 +259,7 @@ def test_a_share_without_a_trade_is_no_fault() -> None:
         "RELIANCE,EQ,0,11,0,10,5",
         "RELIANCE,EQ,-10,-9,-11,-10,5",
         "RELIANCE,EQ,10,inf,9,10,5",
+        "RELIANCE,EQ,10,1e9,9,10,5",
         "RELIANCE,EQ,nan,11,9,10,5",
         "RELIANCE,EQ,10,11,9,-,5",
         "RELIANCE,EQ,10,11,9,10,-5",

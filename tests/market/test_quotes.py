@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from odin.market.history import parse_daily, summarise, window_start
 from odin.market.quotes import MAX_AHEAD_NS, QuoteBoard
 from odin.metrics import Metrics
-from odin.model import Instrument, InstrumentKey, Quote, Tick, YearSummary
+from odin.model import MAX_PRICE, Instrument, InstrumentKey, Quote, Tick, YearSummary
 from tests.support.shared import shared
 
 RELIANCE = InstrumentKey("NSE", "CM", 2885)
@@ -156,7 +156,21 @@ def test_timestamp_is_the_exchanges_and_not_the_time_of_receipt(desk: Desk) -> N
 
 @pytest.mark.parametrize(
     "ltp",
-    [0.0, -0.0, -1.5, 0, math.nan, math.inf, -math.inf, None, True, False, "1365.5", 10**400],
+    [
+        0.0,
+        -0.0,
+        -1.5,
+        0,
+        math.nan,
+        math.inf,
+        -math.inf,
+        MAX_PRICE,
+        None,
+        True,
+        False,
+        "1365.5",
+        10**400,
+    ],
 )
 def test_an_impossible_price_is_dropped_and_counted(desk: Desk, ltp: object) -> None:
     first = desk.tick(1365.5)
@@ -206,7 +220,9 @@ def test_order_is_each_instruments_own(desk: Desk) -> None:
     assert desk.dropped == (0, 0, 0)
 
 
-@pytest.mark.parametrize("bad", [0.0, -5.0, math.nan, math.inf, -math.inf, "x", True, 10**400])
+@pytest.mark.parametrize(
+    "bad", [0.0, -5.0, math.nan, math.inf, MAX_PRICE, -math.inf, "x", True, 10**400]
+)
 @pytest.mark.parametrize("field", ["open", "high", "low", "prev_close"])
 def test_an_impossible_field_is_ignored_by_itself(desk: Desk, field: str, bad: object) -> None:
     fields = {"open": 1371.8, "high": 1374.0, "low": 1360.3, "prev_close": 1372.6}

@@ -9,15 +9,16 @@ import msgspec
 from aiohttp import web
 
 from odin.config import LimitSettings
-from odin.errors import ClientError, Disconnect, StoreUnavailable
+from odin.errors import ClientError
 from odin.hub.hub import Hub
 from odin.market.instruments import InstrumentRegistry
 from odin.market.quotes import QuoteBoard
 from odin.metrics import Metrics
-from odin.model import InstrumentKey, Quote
 from odin.protocols.admission import Admission, http_error
-from odin.protocols.base import Peer, text_frame
+from odin.protocols.base import Peer
 from odin.protocols.enhanced import wire
+from odin.protocols.enhanced.encodings import negotiate
+from odin.protocols.enhanced.publisher import QuotePublisher
 from odin.protocols.enhanced.session import (
     Market,
     Services,
@@ -26,7 +27,8 @@ from odin.protocols.enhanced.session import (
     SubscriptionStore,
 )
 from odin.protocols.enhanced.wire import MarketView
-from odin.topics import QuoteTopic
+from odin.protocols.frames import text_frame
+from odin.topics import Encoding
 
 log = logging.getLogger("odin.enhanced")
 
@@ -57,8 +59,21 @@ class EnhancedEndpoint:
         self._now_ms = now_ms
         announced = msgspec.structs.asdict(limits)
         del announced["exempt_addresses"]
+        self.quotes = QuotePublisher(hub, metrics, now_ms)
+        """Where the node brings quotes, and the hub tells which have readers."""
         self._services = Services(
-            hub, registry, board, store, journal, market, limits, announced, now_ms, wall_ms
+            hub,
+            self.quotes,
+            registry,
+            board,
+            store,
+            journal,
+            market,
+            limits,
+            announced,
+            now_ms,
+            wall_ms,
+            metrics,
         )
         self._admission = Admission(limits, origins)
         self._sessions: dict[str, Session] = {}
@@ -77,14 +92,6 @@ class EnhancedEndpoint:
     def connected_clients(self) -> list[str]:
         """Return the client ids with a session in memory. May be called from any thread."""
         return list(self._sessions)
-
-    def on_quote(self, key: InstrumentKey, quote: Quote) -> None:
-        """Send a quote to whoever subscribes it. Called once per tick in market hours."""
-        topic = QuoteTopic(key)
-        if topic in self._hub:
-            payload = wire.encode_market_data(quote, self._now_ms())
-            self._hub.publish(topic, text_frame(payload))
-            self._metrics.frames_published += 1
 
     def push_market_status(self, view: MarketView) -> None:
         """Tell every connection what the market is doing, after all data published before."""
@@ -112,22 +119,27 @@ class EnhancedEndpoint:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one connection, from the HTTP request to its end."""
-        client_ids = request.query.getall("client_id", [])
-        if len(client_ids) > 1 or not all(map(wire.is_client_id, filter(None, client_ids))):
-            refusal: web.Response | None = http_error(400, "invalid_client_id")
+        offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+        try:
+            client_id = wire.client_id_of(request.query.getall("client_id", []))
+            encoding, subprotocol = negotiate(request.query.getall("format", []), offered)
+        except ClientError as problem:
+            refusal: web.Response | None = http_error(400, problem.code)
         else:
             refusal = self._admission.admit(request)
         if refusal is not None:
             self._metrics.connections_refused += 1
             return refusal
         try:
-            client_id = "".join(client_ids) or secrets.token_urlsafe(16)
-            return await self._serve(request, client_id)
+            client_id = client_id or secrets.token_urlsafe(16)
+            return await self._serve(request, client_id, encoding, subprotocol)
         finally:
             self._admission.leave(request)
 
-    async def _serve(self, request: web.Request, client_id: str) -> web.StreamResponse:
-        peer = Peer(request, self._limits, self._metrics)
+    async def _serve(
+        self, request: web.Request, client_id: str, encoding: Encoding, subprotocol: str
+    ) -> web.StreamResponse:
+        peer = Peer(request, self._limits, self._metrics, subprotocol)
         await peer.open()
         self._metrics.connections += 1
         self.seen_clients.add(client_id)
@@ -139,12 +151,8 @@ class EnhancedEndpoint:
             self._metrics.takeovers += session.displace(peer)
             if self._stop_code is not None:  # let in before the stop, it missed being told
                 peer.end(self._stop_code)
-            await session.restore(peer)
-            await peer.read(
-                lambda text: self._on_text(session, peer, text),
-                lambda: self._refuse(session, peer, ClientError("binary_message")),
-                lambda: self._refuse(session, peer, self._rate_limited()),
-            )
+            await session.restore(peer, encoding)
+            await peer.read(session)
         finally:
             session.leave(peer)
             session.users -= 1
@@ -153,37 +161,3 @@ class EnhancedEndpoint:
             if not self._sessions:
                 self._is_idle.set()
         return peer.response
-
-    async def _on_text(self, session: Session, peer: Peer, text: str) -> None:
-        self._metrics.requests += 1
-        if not session.is_served(peer):
-            return
-        echo = wire.NO_ECHO
-        try:
-            request = wire.decode_request(text)
-            echo = wire.echo_of(request)
-            await session.carry_out(request)
-            return
-        except ClientError as known:
-            error = known
-            if known.code == "invalid_request":
-                echo = wire.echo_of_refused(text)
-        except StoreUnavailable:
-            error = ClientError("store_unavailable")
-        except Disconnect:
-            raise
-        except Exception:
-            self._metrics.faults += 1
-            log.exception("a request could not be carried out")
-            error = ClientError("internal")
-        self._refuse(session, peer, error, echo)
-
-    def _refuse(
-        self, session: Session, peer: Peer, error: ClientError, echo: wire.Echo = wire.NO_ECHO
-    ) -> None:
-        self._metrics.request_errors += 1
-        if session.is_served(peer):
-            session.answer_error(error, echo)
-
-    def _rate_limited(self) -> ClientError:
-        return ClientError("rate_limited", limit=f"{self._limits.requests_per_s:g}")

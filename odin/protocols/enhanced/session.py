@@ -7,20 +7,33 @@ are carried out one at a time.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 from odin.config import LimitSettings
-from odin.errors import ClientError, StoreUnavailable
+from odin.errors import ClientError, Disconnect, StoreUnavailable
 from odin.hub.hub import Hub
 from odin.hub.outbox import Subscriber
 from odin.market.instruments import InstrumentRegistry, Resolution, ascii_upper
 from odin.market.quotes import QuoteBoard
+from odin.metrics import Metrics
 from odin.model import InstrumentKey, Subscription
-from odin.protocols.base import Peer, text_frame
+from odin.protocols.base import Peer
 from odin.protocols.enhanced import wire
+from odin.protocols.enhanced.encodings import encode_quote
+from odin.protocols.enhanced.publisher import QuotePublisher
 from odin.protocols.enhanced.wire import Echo, MarketView, Request
-from odin.topics import QuoteTopic
+from odin.protocols.frames import text_frame
+from odin.topics import Encoding, QuoteTopic
+
+log = logging.getLogger("odin.enhanced")
+
+_topic = lru_cache(maxsize=65_536)(QuoteTopic)
+"""Who subscribes the same stock shares one topic: each of its own was a fifth of what a
+subscription keeps in memory."""
 
 
 class SubscriptionStore(Protocol):
@@ -61,6 +74,7 @@ class Services(NamedTuple):
     """What every session works with."""
 
     hub: Hub
+    quotes: QuotePublisher
     registry: InstrumentRegistry
     board: QuoteBoard
     store: SubscriptionStore
@@ -72,10 +86,27 @@ class Services(NamedTuple):
     """Market time, for messages."""
     wall_ms: Callable[[], int]
     """Real time, for the database."""
+    metrics: Metrics
 
 
 class Session:
-    """The subscriptions of one client_id, and the connection that owns them now."""
+    """The subscriptions of one client_id, and the connection that owns them now.
+
+    It is the Receiver of its connections.
+    """
+
+    __slots__ = (
+        "_encoding",
+        "_hub",
+        "_is_loaded",
+        "_lock",
+        "_services",
+        "_subscriber",
+        "_subscriptions",
+        "client_id",
+        "peer",
+        "users",
+    )
 
     def __init__(self, client_id: str, services: Services) -> None:
         self.client_id = client_id
@@ -86,18 +117,12 @@ class Session:
         self._services = services
         self._hub = services.hub
         self._subscriber: Subscriber | None = None
-        self._subscriptions: dict[InstrumentKey, Subscription] = {}
+        self._encoding: Encoding = "json"
+        self._subscriptions: dict[InstrumentKey, str] = {}
+        """In the order they were made, with the symbol each had then."""
         self._is_loaded = False
         self._lock = asyncio.Lock()
         """Held while subscriptions are read from the store or changed."""
-        self._actions: Mapping[str, Callable[[Request], Awaitable[None]]] = {
-            "subscribe": self._subscribe,
-            "unsubscribe": self._unsubscribe,
-            "get_subscriptions": self._get_subscriptions,
-            "market_status": self._market_status,
-            "ping": self._pong,
-            "snapshot": self._snapshot,
-        }
 
     # ------------------------------------------------------------------ connections
 
@@ -129,8 +154,11 @@ class Session:
             self._hub.detach(self._subscriber, last_word)
             self._subscriber = None
 
-    async def restore(self, peer: Peer) -> None:
-        """Welcome the connection and give it back its subscriptions, loading them if need be."""
+    async def restore(self, peer: Peer, encoding: Encoding) -> None:
+        """Welcome the connection and give it back its subscriptions, loading them if need be.
+
+        encoding: how it wants its quotes.
+        """
         services = self._services
         async with self._lock:
             if not self._is_loaded:
@@ -141,20 +169,20 @@ class Session:
                     peer.write(text_frame(self._error(error, wire.NO_ECHO)))
                     peer.end(1013)
                     return
-                self._subscriptions = {item.key: item for item in held}
+                self._subscriptions = dict(map(self._shared, held))
                 self._is_loaded = True
             if self.peer is not peer:
                 return  # a newer connection came while this one waited
             self._subscriber = self._hub.attach(peer)
+            self._encoding = encoding
             keys = list(self._subscriptions)
             view = services.market.view()
             limits = services.announced_limits
-            data = wire.welcome_fields(self.client_id, len(keys), view, limits)
+            data = wire.welcome_fields(self.client_id, len(keys), view, limits, encoding)
             self._put(
                 wire.encode_message("welcome", "connected", self.client_id, view.now_ms, data=data)
             )
-            self._hub.subscribe(self._subscriber, map(QuoteTopic, keys))
-            self._hub.deliver(self._subscriber, self._last_known(keys))
+            self._stream(keys, keys)
 
     # ------------------------------------------------------------------ requests
 
@@ -163,16 +191,60 @@ class Session:
         been welcomed. What a displaced one had sent before it knew is nobody's to answer."""
         return self.peer is peer and self._subscriber is not None and not peer.is_ending
 
-    async def carry_out(self, request: Request) -> None:
-        """Do what the request asks and answer it; raise ClientError or StoreUnavailable."""
-        action = self._actions.get(request.action)
-        if action is None:
-            raise ClientError("unknown_action", action=request.action)
-        await action(request)
+    async def on_text(self, peer: Peer, text: str) -> None:
+        """Carry out a request and answer it, unless its connection has lost the session."""
+        metrics = self._services.metrics
+        metrics.requests += 1
+        if not self.is_served(peer):
+            return
+        echo = wire.NO_ECHO
+        try:
+            request = wire.decode_request(text)
+            echo = wire.echo_of(request)
+            await self._carry_out(request)
+            return
+        except ClientError as known:
+            error = known
+            if known.code == "invalid_request":
+                echo = wire.echo_of_refused(text)
+        except StoreUnavailable:
+            error = ClientError("store_unavailable")
+        except Disconnect:
+            raise
+        except Exception:
+            metrics.faults += 1
+            log.exception("a request could not be carried out")
+            error = ClientError("internal")
+        self._refuse(peer, error, echo)
 
-    def answer_error(self, error: ClientError, echo: Echo = wire.NO_ECHO) -> None:
-        """Answer with an error."""
-        self._put(self._error(error, echo))
+    def on_binary(self, peer: Peer) -> None:
+        self._refuse(peer, ClientError("binary_message"))
+
+    def on_rate_limited(self, peer: Peer) -> None:
+        limit = f"{self._services.limits.requests_per_s:g}"
+        self._refuse(peer, ClientError("rate_limited", limit=limit))
+
+    def _refuse(self, peer: Peer, error: ClientError, echo: Echo = wire.NO_ECHO) -> None:
+        self._services.metrics.request_errors += 1
+        if self.is_served(peer):
+            self._put(self._error(error, echo))
+
+    async def _carry_out(self, request: Request) -> None:
+        match request.action:
+            case "subscribe":
+                await self._subscribe(request)
+            case "unsubscribe":
+                await self._unsubscribe(request)
+            case "get_subscriptions":
+                self._get_subscriptions(request)
+            case "market_status":
+                self._market_status(request)
+            case "ping":
+                self._answer(request, "pong", "alive")
+            case "snapshot":
+                self._snapshot(request)
+            case unknown:
+                raise ClientError("unknown_action", action=unknown)
 
     def _error(self, error: ClientError, echo: Echo) -> bytes:
         return wire.encode_error(error, self.client_id, self._services.now_ms(), echo)
@@ -206,21 +278,22 @@ class Session:
         services = self._services
         async with self._lock:
             found, failed = self._resolve(request, "no_stocks_subscribe")
-            added = [key for key in found if key not in self._subscriptions]
-            already = [found[key].label for key in found if key in self._subscriptions]
+            held = self._subscriptions
+            already = [item.label for key, item in found.items() if key in held]
+            added = {key: _symbol(item) for key, item in found.items() if key not in held}
             self._check_room(len(added))
-            now_ms = services.wall_ms()
-            new = [Subscription(key, _symbol(found[key]), now_ms) for key in added]
-            if new:
+            if added:
+                now_ms = services.wall_ms()
+                new = list(map(Subscription, added, added.values(), repeat(now_ms)))
                 await services.journal.record(self.client_id, add=new, now_ms=now_ms)
             # From here to the last known quotes nothing awaits: no tick can come between them.
-            self._subscriptions.update((item.key, item) for item in new)
+            held.update(added)
             view = services.market.view()
             data: dict[str, object] = {
                 "action": "subscribe",
                 "subscribed_stocks": [item.label for item in found.values()],
                 "failed_stocks": [item.stock for item in failed],
-                "total_subscribed": len(self._subscriptions),
+                "total_subscribed": len(held),
                 "failed_details": wire.failed_details(failed),
                 "already_subscribed": already,
                 "market_open": view.is_streaming,
@@ -230,9 +303,7 @@ class Session:
             status = "success" if found else "error"
             message = None if found else "None of the stocks could be subscribed"
             self._answer(request, "subscription_response", status, data, message)
-            if self._subscriber is not None:
-                self._hub.subscribe(self._subscriber, map(QuoteTopic, added))
-                self._hub.deliver(self._subscriber, self._last_known(found))
+            self._stream(added, found)
 
     async def _unsubscribe(self, request: Request) -> None:
         services = self._services
@@ -250,7 +321,7 @@ class Session:
             for key in removed:
                 del self._subscriptions[key]
             if self._subscriber is not None:
-                self._hub.unsubscribe(self._subscriber, map(QuoteTopic, removed))
+                self._hub.unsubscribe(self._subscriber, self._topics(removed))
             data = {
                 "action": "unsubscribe",
                 "unsubscribed_stocks": [found[key].label for key in removed],
@@ -262,35 +333,28 @@ class Session:
             message = None if removed else "None of the stocks was subscribed"
             self._answer(request, "subscription_response", status, data, message)
 
-    async def _get_subscriptions(self, request: Request) -> None:
-        held = self._subscriptions.values()
-        listed = [self._services.registry.get(item.key) for item in held]
-        symbols = [
-            item.symbol if instrument is None else instrument.symbol
-            for item, instrument in zip(held, listed, strict=True)
-        ]
+    def _get_subscriptions(self, request: Request) -> None:
+        keys = list(self._subscriptions)
+        symbols = list(map(self._name, keys))
         data = {
-            "subscribed_tokens": [str(item.key.token) for item in held],
+            "subscribed_tokens": [str(key.token) for key in keys],
             "subscribed_symbols": symbols,
-            "subscribed_exchanges": [item.key.exchange for item in held],
-            "subscribed_segments": [item.key.segment for item in held],
+            "subscribed_exchanges": [key.exchange for key in keys],
+            "subscribed_segments": [key.segment for key in keys],
             "total_subscribed": len(symbols),
             "unavailable_stocks": [
                 symbol
-                for symbol, instrument in zip(symbols, listed, strict=True)
-                if instrument is None
+                for key, symbol in zip(keys, symbols, strict=True)
+                if self._services.registry.get(key) is None
             ],
         }
         self._answer(request, "subscriptions", data=data)
 
-    async def _market_status(self, request: Request) -> None:
+    def _market_status(self, request: Request) -> None:
         data = wire.market_status_fields(self._services.market.view())
         self._answer(request, "market_status", data=data)
 
-    async def _pong(self, request: Request) -> None:
-        self._answer(request, "pong", "alive")
-
-    async def _snapshot(self, request: Request) -> None:
+    def _snapshot(self, request: Request) -> None:
         services = self._services
         failed: list[Resolution] = []
         keys: Iterable[InstrumentKey] = self._subscriptions
@@ -328,7 +392,7 @@ class Session:
             if item.instrument is not None:
                 found.setdefault(item.instrument.key, item)
             elif (key := held.get(ascii_upper(item.stock.strip()))) is not None:
-                found.setdefault(key, item._replace(label=self._subscriptions[key].symbol))
+                found.setdefault(key, item._replace(label=self._subscriptions[key]))
             else:
                 failed.setdefault(item.stock, item)
         return found, list(failed.values())
@@ -337,20 +401,48 @@ class Session:
         """Return what is held but no longer listed, by symbol and by token."""
         find = self._services.registry.get
         names: dict[str, InstrumentKey] = {}
-        for key, item in self._subscriptions.items():
+        for key, symbol in self._subscriptions.items():
             if find(key) is None:
-                names[item.symbol] = names[str(key.token)] = key
+                names[symbol] = names[str(key.token)] = key
         return names
+
+    def _shared(self, item: Subscription) -> tuple[InstrumentKey, str]:
+        """Return key and symbol of what was loaded, by the registry's own objects if it can be:
+        thousands of clients hold the same stocks."""
+        listed = self._services.registry.get(item.key)
+        if listed is None or listed.symbol != item.symbol:
+            return item.key, item.symbol
+        return listed.key, listed.symbol
 
     def _name(self, key: InstrumentKey) -> str:
         instrument = self._services.registry.get(key)
-        return self._subscriptions[key].symbol if instrument is None else instrument.symbol
+        return self._subscriptions[key] if instrument is None else instrument.symbol
 
     def _check_room(self, added: int) -> None:
         count = len(self._subscriptions) + added
         limit = self._services.limits.subscriptions_per_client
         if added and count > limit:
             raise ClientError("subscription_limit", count=count, limit=limit)
+
+    # ------------------------------------------------------------------ quotes
+
+    def _topics(self, keys: Iterable[InstrumentKey]) -> list[QuoteTopic]:
+        return [_topic(key, self._encoding) for key in keys]
+
+    def _stream(self, added: Collection[InstrumentKey], shown: Collection[InstrumentKey]) -> None:
+        """Let the quotes of `added` flow, beginning with the last known ones of `shown`."""
+        if self._subscriber is None:
+            return
+        if self._encoding == "binary" and added:
+            self._put(self._instruments(added))
+        self._hub.subscribe(self._subscriber, self._topics(added))
+        self._services.quotes.begin(self._topics(shown))
+        self._hub.deliver(self._subscriber, self._last_known(shown))
+
+    def _instruments(self, keys: Iterable[InstrumentKey]) -> bytes:
+        """Return what a reader of binary quotes must know of these: they carry no symbols."""
+        names = [(key, self._name(key)) for key in keys]
+        return wire.encode_instruments(names, self.client_id, self._services.now_ms())
 
     def _last_known(self, keys: Iterable[InstrumentKey]) -> list[tuple[QuoteTopic, bytes]]:
         """Return the last known quotes of exchanges that stream now, as snapshot frames."""
@@ -362,8 +454,8 @@ class Session:
                 continue
             quote = services.board.quote(key)
             if quote is not None:
-                payload = wire.encode_market_data(quote, now_ms, is_snapshot=True)
-                items.append((QuoteTopic(key), text_frame(payload)))
+                frame = encode_quote(self._encoding, key, quote, now_ms, is_snapshot=True)
+                items.append((_topic(key, self._encoding), frame))
         return items
 
 

@@ -5,7 +5,7 @@ Requests are decoded into typed values or a ClientError; every encoder returns J
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +13,8 @@ import msgspec
 from odin.clock import ist_datetime_text, ist_time_text
 from odin.errors import STOCK_ERRORS, ClientError, reflect
 from odin.market.instruments import Resolution
-from odin.model import FeedStatus, MarketStatus, Quote
+from odin.model import FeedStatus, InstrumentKey, MarketStatus
+from odin.topics import Encoding
 
 ACTIONS = ("subscribe", "unsubscribe", "get_subscriptions", "market_status", "ping", "snapshot")
 FEATURES = (
@@ -38,6 +39,16 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}\Z", re.ASCII)
 def is_client_id(text: str) -> bool:
     """Whether the text may name a client. It is never changed, only accepted or not."""
     return _CLIENT_ID.match(text) is not None
+
+
+def client_id_of(given: Sequence[str]) -> str:
+    """Return the client_id of a query string's values for it, "" where there is none.
+
+    Raises ClientError invalid_client_id.
+    """
+    if len(given) > 1 or not all(map(is_client_id, filter(None, given))):
+        raise ClientError("invalid_client_id")
+    return "".join(given)
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -140,31 +151,8 @@ class MarketView(NamedTuple):
 # ---------------------------------------------------------------------- encoding
 
 
-class MarketData(msgspec.Struct, tag_field="type", tag="market_data", gc=False):
-    """A live quote on the wire."""
-
-    symbol: str
-    token: str
-    exchange: str
-    data: Quote
-    timestamp: int
-    """Sending time, ms."""
-
-
-class SnapshotData(MarketData, tag="market_data", gc=False):
-    """A last known quote on the wire."""
-
-    snapshot: bool = True
-
-
 # Structs are encoded as they are: building a dict first would cost more than encoding it.
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
-
-
-def encode_market_data(quote: Quote, sent_ms: int, *, is_snapshot: bool = False) -> bytes:
-    """Return a market_data message. `sent_ms` is the sending time."""
-    kind = SnapshotData if is_snapshot else MarketData
-    return _encode(kind(quote.symbol, quote.token, quote.exchange, quote, sent_ms))
 
 
 def encode_message(
@@ -201,6 +189,17 @@ def encode_error(error: ClientError, client_id: str, now_ms: int, echo: Echo = N
     return encode_message(
         "error", "error", client_id, now_ms, message=error.message, code=error.code, echo=echo
     )
+
+
+def encode_instruments(
+    names: Iterable[tuple[InstrumentKey, str]], client_id: str, now_ms: int
+) -> bytes:
+    """Return an instruments message: which symbol each (exchange, segment, token) is."""
+    listed = [
+        {"symbol": symbol, "token": str(token), "exchange": exchange, "segment": segment}
+        for (exchange, segment, token), symbol in names
+    ]
+    return encode_message("instruments", "success", client_id, now_ms, data={"instruments": listed})
 
 
 def failed_details(failed: Sequence[Resolution]) -> list[dict[str, object]]:
@@ -250,7 +249,11 @@ def feed_fields(feed: FeedStatus) -> dict[str, object]:
 
 
 def welcome_fields(
-    client_id: str, subscribed: int, view: MarketView, limits: Mapping[str, object]
+    client_id: str,
+    subscribed: int,
+    view: MarketView,
+    limits: Mapping[str, object],
+    encoding: Encoding,
 ) -> dict[str, object]:
     """Return the `data` of a welcome message."""
     return {
@@ -270,6 +273,7 @@ def welcome_fields(
         "gate": view.gate,
         "simulated": view.is_simulated,
         "protocol": PROTOCOL_VERSION,
+        "format": encoding,
     }
 
 

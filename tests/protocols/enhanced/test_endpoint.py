@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
+from aiohttp import WSMsgType
 
 from odin.errors import StoreUnavailable
 from odin.model import Instrument, InstrumentKey, Subscription, YearSummary
+from odin.protocols.enhanced.binary import decode_binary
+from odin.protocols.enhanced.encodings import ENCODINGS
 from odin.store.sqlite import SqliteStore
 from tests.support.server import (
     BELL_CLOSE_MS,
@@ -664,3 +668,78 @@ async def test_forced_open_streams_at_any_hour_and_says_so(tmp_path: Path) -> No
             await client.subscribe("RELIANCE")
             server.tick(RELIANCE, 1365.5)
             assert (await client.quote())["data"]["ltp"] == 1365.5
+
+
+# ---------------------------------------------------------------------- encodings
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_quotes_come_in_the_encoding_asked_for_and_all_else_as_json(
+    server: Server, encoding: str
+) -> None:
+    server.tick(SBIN, 800.5, volume=10)
+    async with Client(f"{server.ws}?format={encoding}") as client:
+        assert client.welcome["data"]["format"] == encoding
+        await client.send({"action": "subscribe", "stocks": ["SBIN"]})
+        answer = await client.receive()
+        assert answer["type"] == "subscription_response"
+        if encoding == "binary":
+            named = await client.receive()
+            assert named["data"]["instruments"] == [
+                {"symbol": "SBIN", "token": "3045", "exchange": "NSE", "segment": "CM"}
+            ]
+        server.tick(SBIN, 801.0, volume=11)
+        server.tick(SBIN, 801.5, volume=12)
+        messages = [await client.ws.receive(timeout=5) for _ in range(3)]
+        is_text = encoding.startswith("json")
+        assert {m.type for m in messages} == {WSMsgType.TEXT if is_text else WSMsgType.BINARY}
+        held: dict[str, Any] = {}
+        for message in messages:
+            if encoding == "binary":
+                names = {(1, 1, 3045): (SBIN, "SBIN")}
+                held = msgspec.structs.asdict(decode_binary(message.data, names).quote)
+            else:
+                decode = msgspec.json.decode if is_text else msgspec.msgpack.decode
+                held |= decode(message.data)["data"]
+        quote = server.node.board.quote(SBIN)
+        assert quote is not None
+        assert held == msgspec.structs.asdict(quote)
+        assert (await client.ask("ping"))["type"] == "pong"
+
+
+async def test_a_subprotocol_chooses_too_and_is_agreed_to(server: Server) -> None:
+    async with Client(server.ws, protocols=["foreign", "odin.msgpack"]) as client:
+        assert client.ws.protocol == "odin.msgpack"
+        assert client.welcome["data"]["format"] == "msgpack"
+    async with Client(server.ws) as client:
+        assert client.ws.protocol is None
+
+
+async def test_an_unknown_format_is_told_in_json(server: Server) -> None:
+    status, body, _ = await get(server, "/enhanced-stream?format=xml")
+    assert (status, body["code"]) == (400, "invalid_format")
+    assert server.node.enhanced.connection_count == 0
+
+
+async def test_subscriptions_outlive_a_change_of_encoding(server: Server) -> None:
+    async with Client(server.ws, "me") as client:
+        await client.subscribe("SBIN", "RELIANCE")
+    async with Client(f"{server.ws}?client_id=me&format=binary") as client:
+        assert client.welcome["data"]["subscribed_stocks"] == 2
+        named = await client.receive()
+        assert [item["symbol"] for item in named["data"]["instruments"]] == ["SBIN", "RELIANCE"]
+        server.tick(SBIN, 800.0)
+        message = await client.ws.receive(timeout=5)
+        assert len(message.data) == 120
+        assert server.node.demand.wanted == {SBIN, RELIANCE}
+
+
+async def test_a_stock_stays_wanted_while_any_encoding_of_it_is_read(tmp_path: Path) -> None:
+    async with running(tmp_path, feed={"kind": "none", "linger_s": 0}) as server:
+        async with Client(server.ws, "a") as one, Client(f"{server.ws}?format=binary") as other:
+            await one.subscribe("SBIN")
+            await other.subscribe("SBIN")
+            await one.ask("unsubscribe", stocks=["SBIN"])
+            assert server.node.demand.wanted == {SBIN}
+            await other.ask("unsubscribe", stocks=["SBIN"])
+            assert server.node.demand.wanted == frozenset()

@@ -48,9 +48,7 @@ async def test_what_a_displaced_connection_still_asks_is_not_carried_out(server:
         assert peer is not None
         async with Client(server.ws, "me") as new:
             assert not session.is_served(peer)
-            await server.node.enhanced._on_text(
-                session, peer, '{"action":"subscribe","stocks":["SBIN"]}'
-            )
+            await session.on_text(peer, '{"action":"subscribe","stocks":["SBIN"]}')
             data = (await new.ask("get_subscriptions"))["data"]
             assert data["total_subscribed"] == 0
         assert await old.closed() == 4409

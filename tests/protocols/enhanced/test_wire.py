@@ -1,13 +1,11 @@
 """Requests in, messages out."""
 
 import json
-import math
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from odin.errors import CLIENT_ERRORS, MAX_ERROR_CHARS, ClientError
 from odin.model import FeedStatus, MarketStatus, Quote
@@ -172,41 +170,6 @@ def test_client_ids_that_are_not(text: str) -> None:
 # ---------------------------------------------------------------------- messages
 
 
-def test_market_data_is_the_guides_example_to_the_byte() -> None:
-    expected = (
-        '{"type":"market_data","symbol":"RELIANCE","token":"2885","exchange":"NSE","data":'
-        '{"symbol":"RELIANCE","token":"2885","exchange":"NSE","ltp":1365.5,"open":1371.8,'
-        '"high":1374.0,"low":1360.3,"close":1372.6,"prev_close":1372.6,"volume":8053013,'
-        '"percent_change":-0.5172665015299366,"week_52_high":1551.0,"week_52_low":1115.55,'
-        '"week_52_high_date":"2025-09-02","week_52_low_date":"2025-09-02","day_high":1374.0,'
-        '"day_low":1360.3,"avg_volume_5d":8053013,"timestamp":1756971590198,'
-        '"last_updated":"2025-09-04T13:09:51.651469068+05:30","is_new_week_52_high":false,'
-        '"is_new_week_52_low":false},"timestamp":1756971591651}'
-    )
-    assert wire.encode_market_data(RELIANCE, 1756971591651).decode() == expected
-
-
-def test_a_snapshot_says_so_and_a_live_quote_does_not() -> None:
-    live = orjson.loads(wire.encode_market_data(RELIANCE, 1))
-    snapshot = orjson.loads(wire.encode_market_data(RELIANCE, 1, is_snapshot=True))
-    assert "snapshot" not in live
-    assert snapshot.pop("snapshot") is True
-    assert snapshot == live
-
-
-def test_unknown_values_are_null_not_absent_and_not_invented() -> None:
-    quote = replace(RELIANCE, prev_close=None, close=None, week_52_high=None)
-    data = orjson.loads(wire.encode_market_data(quote, 1))["data"]
-    assert list(data) == list(Quote.__struct_fields__)
-    assert data["prev_close"] is None
-    assert data["week_52_high"] is None
-
-
-def test_no_message_can_hold_nan() -> None:
-    text = wire.encode_market_data(replace(RELIANCE, ltp=math.nan), 1).decode()
-    assert "NaN" not in text
-
-
 def test_absent_parts_of_a_message_are_left_out() -> None:
     assert orjson.loads(wire.encode_message("pong", "alive", "me", 5)) == {
         "type": "pong",
@@ -264,7 +227,7 @@ def test_streaming_data_needs_an_open_market_and_a_live_feed() -> None:
 
 
 def test_the_fields_of_a_welcome() -> None:
-    data = wire.welcome_fields("me", 3, VIEW, {"message_bytes": 65536})
+    data = wire.welcome_fields("me", 3, VIEW, {"message_bytes": 65536}, "json")
     assert data["message"] == "Connected to Odin Streamer Enhanced WebSocket"
     assert data["client_id"] == "me"
     assert data["subscribed_stocks"] == 3

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odin.protocols.base import text_frame
+from odin.protocols.frames import binary_frame, text_frame
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,20 @@ def read_frame(data: bytes) -> tuple[int, bytes, bytes]:
     return data[0] & 0x0F, data[start : start + length], data[start + length :]
 
 
-@given(st.lists(st.binary(max_size=70_000), max_size=5))
-def test_joined_frames_come_apart_again(payloads: list[bytes]) -> None:
-    data = b"".join(map(text_frame, payloads))
+@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=70_000)), max_size=5))
+def test_joined_frames_come_apart_again(messages: list[tuple[bool, bytes]]) -> None:
+    data = b"".join(
+        text_frame(payload) if is_text else binary_frame(payload) for is_text, payload in messages
+    )
     read = []
     while data:
         opcode, payload, data = read_frame(data)
-        assert opcode == 1
-        read.append(payload)
-    assert read == payloads
+        assert opcode in (1, 2)
+        read.append((opcode == 1, payload))
+    assert read == messages
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 1023, 1024, 65535, 65536])
+def test_every_size_has_the_header_of_its_length(size: int) -> None:
+    opcode, payload, rest = read_frame(binary_frame(bytes(size)))
+    assert (opcode, len(payload), rest) == (2, size, b"")

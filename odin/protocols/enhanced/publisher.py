@@ -1,0 +1,81 @@
+"""From a quote to the sockets: one frame for each encoding that somebody reads.
+
+Invariant: a reader of a delta encoding that applies what it gets to what it had holds the newest
+quote. So the first frame after a subscribe is whole, and so is what a late reader gets, whose
+earlier deltas were conflated away.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from odin.hub.hub import Hub
+from odin.metrics import Metrics
+from odin.model import InstrumentKey, Quote
+from odin.protocols.enhanced.encodings import WHOLE, encode_delta, encode_quote
+from odin.topics import QuoteTopic, Topic
+
+
+class QuotePublisher:
+    """Encodes quotes for the topics that have subscribers, and publishes them on the hub."""
+
+    def __init__(self, hub: Hub, metrics: Metrics, now_ms: Callable[[], int]) -> None:
+        self._hub = hub
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._read: dict[InstrumentKey, tuple[QuoteTopic, ...]] = {}
+        self._sent: dict[QuoteTopic, Quote] = {}
+        """What the readers of a delta topic hold: its next frame tells the difference."""
+
+    def want(self, topics: Sequence[Topic]) -> None:
+        """Publish these from now on: each has its first subscriber."""
+        for topic in topics:
+            if isinstance(topic, QuoteTopic):
+                key = InstrumentKey(*topic.key)
+                self._read[key] = (*self._read.get(key, ()), topic)
+
+    def unwant(self, topics: Sequence[Topic]) -> None:
+        """Publish these no longer: nobody subscribes them."""
+        for topic in topics:
+            if isinstance(topic, QuoteTopic):
+                key = InstrumentKey(*topic.key)
+                left = tuple(other for other in self._read[key] if other != topic)
+                if left:
+                    self._read[key] = left
+                else:
+                    del self._read[key]
+                self._sent.pop(topic, None)
+
+    def begin(self, topics: Iterable[QuoteTopic]) -> None:
+        """Make the next frame of these topics a whole one: somebody joins who holds nothing, or
+        something else than the others."""
+        for topic in topics:
+            self._sent.pop(topic, None)
+
+    def publish(self, key: InstrumentKey, quote: Quote) -> None:
+        """Send a quote to whoever subscribes it. Called once per tick in market hours."""
+        topics = self._read.get(key)
+        if topics is None:
+            return
+        sent_ms = self._now_ms()
+        hub = self._hub
+        for topic in topics:
+            encoding = topic.encoding
+            if encoding in WHOLE:
+                self._publish_delta(topic, key, quote, sent_ms)
+            else:
+                hub.publish(topic, encode_quote(encoding, key, quote, sent_ms))
+        self._metrics.frames_published += len(topics)
+
+    def _publish_delta(
+        self, topic: QuoteTopic, key: InstrumentKey, quote: Quote, sent_ms: int
+    ) -> None:
+        base = self._sent.get(topic)
+        self._sent[topic] = quote
+        if base is None:
+            self._hub.publish(topic, encode_quote(topic.encoding, key, quote, sent_ms))
+            return
+        frame = encode_delta(topic.encoding, base, quote, sent_ms)
+        if self._hub.has_late(topic):
+            whole = encode_quote(topic.encoding, key, quote, sent_ms)
+            self._hub.publish(topic, frame, late_frame=whole)
+        else:
+            self._hub.publish(topic, frame)
