@@ -105,7 +105,7 @@ class Session:
             for scenario in self._scenarios:
                 for rate in self._rates(scenario):
                     for contender in order:
-                        if not scenario.only or contender.name in scenario.only:
+                        if scenario.is_for(contender):
                             self._run(scenario, rate, contender)
             self._measure_capacity(order)
             self.save()
@@ -132,6 +132,8 @@ class Session:
         if self._options.only and "CONNECTIONS" not in self._options.only.upper():
             return
         for contender in order:
+            if contender.is_format:
+                continue
             if self._options.quick and contender not in (ODIN, C_COALESCED):
                 continue
             self._add("connections", contender, capacity.connections)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from bench.servers.source import TOPICS
 from bench.toolchain import SERVERS, Toolchain
+from odin.protocols.enhanced.encodings import ENCODINGS
 
 Command = list[str]
 
@@ -23,6 +24,8 @@ class Contender:
     path: str = "/enhanced-stream"
     has_welcome: bool = False
     """Whether a connection counts as made only when its first message has come."""
+    is_format: bool = False
+    """Whether it is another encoding of a server that takes part already."""
 
 
 def ours(script: str) -> Callable[[Toolchain], Command]:
@@ -59,6 +62,19 @@ HUB = Contender("odin-hub", "its bare hot path", ours("odin_hub.py"))
 C_SEND = Contender("c-send", "C, one send() a message", in_c("send"))
 C_COALESCED = Contender("c-coalesced", "C, coalesced", in_c("coalesced"))
 
+FORMATS = tuple(
+    Contender(
+        f"odin-{encoding}",
+        f"?format={encoding}",
+        ours("odin_server.py"),
+        path=f"/enhanced-stream?format={encoding}&client_id=bench",
+        has_welcome=True,
+        is_format=True,
+    )
+    for encoding in ENCODINGS
+    if encoding != "json"
+)
+
 CONTENDERS = (
     ODIN,
     HUB,
@@ -71,4 +87,5 @@ CONTENDERS = (
     Contender("bun", "Bun publish()", bun),
     Contender("ws", "ws for Node", ws),
     Contender("nats", "nats-server WebSocket", nats, protocol="nats", path="/"),
+    *FORMATS,
 )

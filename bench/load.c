@@ -7,6 +7,8 @@
  * server's own source counts as latency, as it would in a feed's socket. `last_updated`, which is
  * when the server took the tick in hand, gives the server's part of the latency alone.
  *
+ * Quotes may be JSON, MessagePack or Odin Streamer's 120 bytes, whole or as deltas.
+ *
  * Usage: load PORT PATH CLIENTS TOPICS PER_CLIENT LATE_PERCENT json|nats WELCOME
  * Commands on stdin, each answered with one line of JSON on stdout:
  *   connect | subscribe | requests COUNT | run T0_NS RATE TOTAL WARM_MS MEASURE_MS | (end of file)
@@ -205,14 +207,55 @@ static i64 time_of_day(const char *p) {
     return s * 1000000000LL + ns;
 }
 
-static void on_quote(struct conn *c, const char *p, int len, i64 now, int wire) {
+/* What a quote says of its tick, in any encoding. */
+struct tick { i64 n, token, updated; /* updated: ns of the day, in India */ };
+
+static int read_json(const char *p, int len, struct tick *tick) {
     static int volume_at, token_at, updated_at;
     const char *v = FIND(p, len, "\"volume\":", &volume_at);
     const char *t = FIND(p, len, "\"token\":\"", &token_at);
     const char *u = FIND(p, len, "\"last_updated\":\"", &updated_at);
-    if (!is_running || !v || !t || !u || p[len - 1] != '}') { note_bad(p, len); return; }
-    i64 n = number(&v), topic = number(&t) - FIRST_TOKEN;
-    if (n >= total || topic != n % topics) { note_bad(p, len); return; }
+    if (!v || !t || !u || p[len - 1] != '}') return 0;
+    *tick = (struct tick){number(&v), number(&t), time_of_day(u)};
+    return 1;
+}
+
+static i64 packed(const char *p) { /* an integer of MessagePack that is not negative */
+    const unsigned char *u = (const unsigned char *)p;
+    int size = *u < 0x80 ? 0 : *u >= 0xcc && *u <= 0xcf ? 1 << (*u - 0xcc) : -1;
+    i64 value = size ? 0 : *u;
+    for (int i = 1; i <= size; i++) value = value << 8 | u[i];
+    return size < 0 ? -1 : value;
+}
+
+/* Keys are found as their text behind its length byte; both texts read here are short strings. */
+static int read_msgpack(const char *p, int len, struct tick *tick) {
+    static int volume_at, token_at, updated_at;
+    const char *v = FIND(p, len, "\xa6volume", &volume_at);
+    const char *t = FIND(p, len, "\xa5token", &token_at);
+    const char *u = FIND(p, len, "\xaclast_updated\xd9\x23", &updated_at);
+    if (!v || !t || !u) return 0;
+    t++;
+    *tick = (struct tick){packed(v), number(&t), time_of_day(u)};
+    return 1;
+}
+
+static int read_binary(const char *p, int len, struct tick *tick) {
+    if (len != 120 || p[0] != 1) return 0;
+    memcpy(&tick->token, p + 8, 8);
+    memcpy(&tick->updated, p + 32, 8);
+    memcpy(&tick->n, p + 40, 8);
+    tick->updated = (tick->updated + IST_NS) % DAY_NS;
+    return 1;
+}
+
+static void on_quote(struct conn *c, const char *p, int len, i64 now, int wire) {
+    struct tick tick;
+    int is_read = p[0] == '{' ? read_json(p, len, &tick)
+                : p[0] == 1 ? read_binary(p, len, &tick) : read_msgpack(p, len, &tick);
+    if (!is_running || !is_read) { note_bad(p, len); return; }
+    i64 n = tick.n, topic = tick.token - FIRST_TOKEN;
+    if (n < 0 || n >= total || topic != n % topics) { note_bad(p, len); return; }
 
     /* In the order of the schedule, what comes next is the next of the sorted topics. */
     int slot = c->cursor;
@@ -244,7 +287,7 @@ static void on_quote(struct conn *c, const char *p, int len, i64 now, int wire) 
     }
     if (due >= begin && due < end) {
         i64 second = (due - begin) / 1000000000;
-        i64 part = (now + IST_NS) % DAY_NS - time_of_day(u);
+        i64 part = (now + IST_NS) % DAY_NS - tick.updated;
         record(&due_hist, (now - due) / 1000);
         record(&server_hist, (part < -DAY_NS / 2 ? part + DAY_NS : part) / 1000);
         if (second < MAX_SECONDS) record(&second_hist[second], (now - due) / 1000);
@@ -265,7 +308,8 @@ static void on_text(struct conn *c, const char *p, int len, i64 now, int wire) {
         if (memmem(p, (size_t)len, "\"success\"", 9)) on_answer(c); else note_bad(p, len);
     } else if (memmem(p, (size_t)len, "\"welcome\"", 9)) {
         if (c->state == WELCOMING) { c->state = OPEN; open_count++; }
-    } else if (!memmem(p, (size_t)len, "\"market_status\"", 15)) note_bad(p, len);
+    } else if (!memmem(p, (size_t)len, "\"market_status\"", 15) &&
+             !memmem(p, (size_t)len, "\"instruments\"", 13)) note_bad(p, len);
 }
 
 static char *grow(char *data, int *cap, int need) {
@@ -361,6 +405,7 @@ static void on_bytes(struct conn *c, char *p, int len, i64 now) {
         if (opcode == 9) send_frame(c, 10, p + head, (int)size);
         else if (opcode == 10) ;
         else if (is_nats) on_stream(c, p + head, (int)size, now);
+        else if (opcode == 2) on_quote(c, p + head, (int)size, now, head + (int)size);
         else on_text(c, p + head, (int)size, now, head + (int)size);
         p += head + size;
         len -= head + (int)size;

@@ -23,9 +23,11 @@ BUSY_NEIGHBOURS = 0.05
 GROWING_FROM_MS = 50.0
 MISSING = "–"
 RATE_COLUMNS = (
-    "| server | delivered/s | held | CPU µs | × send | × coalesced | p50 | p99 | p99.9 "
+    "| server | delivered/s | held | bytes | CPU µs | × send | × coalesced | p50 | p99 | p99.9 "
     "| server p50 | skipped | MiB | flags |"
 )
+HEADLINE = (("A", 100_000), ("A", 500_000), ("A", 1_000_000), ("B", 100_000), ("C", 1_000_000))
+LEFT_OUT_OF_HEADLINE = ("odin-hub", "c-send")
 CONNECTIONS_TEXT = f"""\
 {CONNECTIONS:,} connections, then {SUBSCRIPTIONS} subscriptions on each. Those of Odin Streamer are
 made when the welcome has come, and subscribed when they are on disk. The kernel's own memory for
@@ -43,6 +45,7 @@ message. The servers took turns, and each figure is the median of its repeats.
 - **offered, delivered**: messages a second. **held**: at least {HELD:.0%} of them were delivered
   while they were offered, and the tail did not grow from second to second; with repeats, in how
   many of them.
+- **bytes**: of one delivery, with the WebSocket header.
 - **CPU**: µs of the server's core for one delivery, all its threads and kernel time included.
   **×**: the same as a multiple of the C program that makes one send() a message, and of the one
   that makes one write for each client and batch of ticks.
@@ -62,6 +65,7 @@ def render(results: dict[str, Any]) -> str:
     """Return RESULTS.md. results: what bench.__main__ has gathered."""
     summary = summarise(results["runs"])
     parts = [INTRODUCTION, machine(results["machine"], results["options"])]
+    parts.append(headline(summary))
     parts.append(targets(summary, results))
     for scenario in SCENARIOS:
         rates = sorted({rate for name, rate, _ in summary if name == scenario.name})
@@ -151,6 +155,39 @@ def machine(facts: dict[str, str], options: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def headline(summary: Summary) -> str:
+    """Return the comparison in five lines, which README.md shows too."""
+    servers = [
+        contender
+        for contender in CONTENDERS
+        if any((scenario, rate, contender.name) in summary for scenario, rate in HEADLINE)
+        and contender.name not in LEFT_OUT_OF_HEADLINE
+    ]
+    lines = [
+        "## In five lines\n",
+        f"| load | {' | '.join(contender.title for contender in servers)} |",
+        f"|---|{'---|' * len(servers)}",
+    ]
+    for name, rate in HEADLINE:
+        scenario = next(scenario for scenario in SCENARIOS if scenario.name == name)
+        cells = [f"{scenario.title}, {rate:,}/s"]
+        for contender in servers:
+            row = summary.get((name, rate, contender.name))
+            cells.append(MISSING if row is None else in_short(row))
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append(
+        "\nCPU for a delivery and p99 from tick to client; where a server could not hold the load, "
+        "what it delivered.\n"
+    )
+    return "\n".join(lines)
+
+
+def in_short(row: Report) -> str:
+    if row["held"]:
+        return f"{figure(row['cpu_us'])} µs, {figure(row['p99'])} ms"
+    return f"not held: {row['delivered'] / 1000:,.0f}k/s"
+
+
 def targets(summary: Summary, results: dict[str, Any]) -> str:
     lines = ["## What it is held against\n", "| promise | measured | |", "|---|---|---|"]
     for target in TARGETS:
@@ -177,7 +214,7 @@ def rate_table(scenario: Scenario, rate: int, summary: Summary) -> str:
         f"### {rate:,} deliveries/s\n",
         f"Offered to clients that read: {offered:,.0f}/s\n" if scenario.late_percent else "",
         RATE_COLUMNS,
-        "|---|--:|:-:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+        "|---|--:|:-:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
     for contender, row in rows:
         held = "yes" if row["held"] else "no"
@@ -187,6 +224,7 @@ def rate_table(scenario: Scenario, rate: int, summary: Summary) -> str:
             contender.title,
             f"{row['delivered']:,.0f}",
             held,
+            f"{row['bytes'] / row['delivered']:,.0f}" if row["delivered"] else MISSING,
             figure(row["cpu_us"]),
             ratio(row["cpu_us"], send),
             ratio(row["cpu_us"], coalesced),

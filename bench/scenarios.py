@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bench.contenders import FORMATS, Contender
 from bench.servers.source import TOPICS
 
 
@@ -19,7 +20,11 @@ class Scenario:
     quick_rates: tuple[int, ...]
     late_percent: int = 0
     only: tuple[str, ...] = ()
-    """Names of the contenders it is for; empty: all."""
+    """Names of the contenders it is for; empty: all servers, in their usual format."""
+
+    def is_for(self, contender: Contender) -> bool:
+        """Whether the contender takes part."""
+        return contender.name in self.only or not (self.only or contender.is_format)
 
     def ticks_per_s(self, rate: int) -> int:
         """Return the ticks a second that make so many deliveries a second."""
@@ -60,6 +65,15 @@ SCENARIOS = (
         (100_000,),
         (100_000,),
         late_percent=5,
+    ),
+    Scenario(
+        "F",
+        "as A, the encodings of Odin Streamer",
+        1_000,
+        50,
+        (100_000, 500_000),
+        (100_000,),
+        only=("odin", *(contender.name for contender in FORMATS)),
     ),
     Scenario(
         "L",

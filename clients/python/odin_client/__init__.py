@@ -1,6 +1,7 @@
 """Client of the Odin Streamer market-data server."""
 
 from odin_client.client import OdinClient, State
+from odin_client.encodings import Format
 from odin_client.errors import (
     ConnectFailed,
     ConnectionClosed,
@@ -28,6 +29,7 @@ __all__ = [
     "ConnectionClosed",
     "FailedStock",
     "Feed",
+    "Format",
     "MarketStatus",
     "OdinClient",
     "OdinError",

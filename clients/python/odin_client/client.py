@@ -7,7 +7,6 @@ with its answer, an error, or a timeout that includes the time offline.
 """
 
 import asyncio
-import json
 import logging
 import random
 import re
@@ -17,10 +16,10 @@ from typing import Literal, Self
 from weakref import WeakSet
 
 import aiohttp
-from yarl import URL
 
 from odin_client import messages, reconnect
-from odin_client.connection import Connection, broken
+from odin_client.connection import Connection, address_of, broken
+from odin_client.encodings import Decoder, Format
 from odin_client.errors import (
     ConnectFailed,
     ConnectionClosed,
@@ -46,7 +45,6 @@ log = logging.getLogger("odin_client")
 
 State = Literal["closed", "connecting", "connected", "reconnecting"]
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}\Z", re.ASCII)
-_PATH = "/enhanced-stream"
 _NEVER = "never"
 _RESTORE_BATCH = 500
 _RESTORE_AGAIN_S = 5.0
@@ -60,6 +58,9 @@ class OdinClient:
     url: ws:// or wss://; the path may be left out.
     client_id: names the session over restarts of this program; without one the server makes one
         up, which lasts as long as this object.
+    format: how quotes are encoded on the way, "json", "json-delta", "msgpack", "msgpack-delta" or
+        "binary"; programs get the same whole quotes. Those of msgpack need
+        odin-streamer-client[msgpack], and raise ImportError without it.
     request_timeout_s: how long a request may take, reconnects included.
     connect_timeout_s: how long connect() tries; None is for ever. Later reconnects never give up.
     least_delay_s, most_delay_s: bounds of the reconnect backoff.
@@ -73,6 +74,7 @@ class OdinClient:
         url: str,
         client_id: str | None = None,
         *,
+        format: Format = "json",  # noqa: A002 - as the address calls it
         request_timeout_s: float = 10.0,
         connect_timeout_s: float | None = 10.0,
         least_delay_s: float = 0.5,
@@ -80,13 +82,12 @@ class OdinClient:
         silence_s: float = 30.0,
         heartbeat_s: float = 20.0,
     ) -> None:
-        address = URL(url)
-        if address.scheme not in ("ws", "wss") or not address.host:
-            raise ValueError(f"url must be ws://HOST or wss://HOST, was {url!r}")
+        self._url = address_of(url)
         if client_id is not None and _CLIENT_ID.match(client_id) is None:
             raise ValueError("client_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -")
-        self._url = address.with_path(_PATH) if address.path in ("", "/") else address
         self._client_id = client_id
+        self._format: Format = format
+        self._decoder = Decoder(format)
         self._request_timeout_s = request_timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._delays_s = (least_delay_s, most_delay_s)
@@ -297,13 +298,14 @@ class OdinClient:
 
     async def _live(self, http: aiohttp.ClientSession) -> ConnectionClosed:
         """Live through one connection; return why it ended. Raises ConnectFailed."""
-        url = self._url
+        url = self._url.update_query(format=self._format)
         if self._client_id is not None:
             url = url.update_query(client_id=self._client_id)
         connection = await Connection.open(
             http, url, heartbeat_s=self._heartbeat_s, timeout_s=self._request_timeout_s
         )
         self._connection = connection
+        self._decoder = Decoder(self._format)
         self._greeted.clear()
         parts = (connection.read(self._take), self._attend(), self._watch(connection))
         tasks = [asyncio.create_task(part) for part in parts]
@@ -396,37 +398,41 @@ class OdinClient:
 
     # ------------------------------------------------------------------ messages
 
-    def _take(self, text: str) -> None:
+    def _take(self, frame: str | bytes) -> None:
         try:
-            self._dispatch(json.loads(text))
+            message = self._decoder.decode(frame)
+            if isinstance(message, Quote):
+                self._deliver(message)
+            elif message is not None:
+                self._dispatch(message)
         except (OdinError, ValueError, TypeError, AttributeError) as error:
             self._report(OdinError(f"a message was not understood: {error}"))
 
+    def _deliver(self, quote: Quote) -> None:
+        stock = (quote.exchange, quote.token, quote.symbol)
+        # Each connection begins with the last known quotes; what was seen is no news.
+        is_restored = quote.is_snapshot and not self._ready.is_set()
+        if is_restored and self._seen.get(stock, _NEVER) == quote.last_updated:
+            return
+        self._seen[stock] = quote.last_updated
+        for stream in self._streams:
+            stream.put(quote)
+        self._quote_handlers.call(quote)
+
     def _dispatch(self, message: Json) -> None:
         kind = message.get("type")
-        if kind == "market_data":
-            quote = messages.decode_market_data(message)
-            stock = (quote.exchange, quote.token, quote.symbol)
-            # Each connection begins with the last known quotes; what was seen is no news.
-            is_restored = quote.is_snapshot and not self._ready.is_set()
-            if is_restored and self._seen.get(stock, _NEVER) == quote.last_updated:
-                return
-            self._seen[stock] = quote.last_updated
-            for stream in self._streams:
-                stream.put(quote)
-            self._quote_handlers.call(quote)
-        elif kind == "welcome":
+        if kind == "welcome":
             self._welcome = messages.decode_welcome(message)
             self._client_id = self._client_id or self._welcome.client_id or None
             self._is_market_open = self._welcome.market_open
             self._greeted.set()
-        else:
-            if kind == "market_status":
-                status = messages.decode_market_status(message)
-                self._is_market_open = status.market_open
-                self._status_handlers.call(status)
-            if not self._requests.take(message) and kind == "error":
-                self._report(request_error(message))
+            return
+        if kind == "market_status":
+            status = messages.decode_market_status(message)
+            self._is_market_open = status.market_open
+            self._status_handlers.call(status)
+        if not self._requests.take(message) and kind == "error":
+            self._report(request_error(message))
 
     async def _change(self, action: str, stocks: str | Iterable[str]) -> Json:
         names = _names(stocks)

@@ -1,4 +1,4 @@
-"""One WebSocket from the handshake to the close: text in, text out, and why it ended."""
+"""One WebSocket from the handshake to the close: messages in, text out, and why it ended."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,8 +9,17 @@ from yarl import URL
 from odin_client import reconnect
 from odin_client.errors import ConnectFailed, ConnectionClosed, TakenOver
 
+_PATH = "/enhanced-stream"
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _CLOSE_PATIENCE_S = 1.0
+
+
+def address_of(url: str) -> URL:
+    """Return the address of the stream; the path may be left out. Raises ValueError."""
+    address = URL(url)
+    if address.scheme not in ("ws", "wss") or not address.host:
+        raise ValueError(f"url must be ws://HOST or wss://HOST, was {url!r}")
+    return address.with_path(_PATH) if address.path in ("", "/") else address
 
 
 class Connection:
@@ -43,21 +52,21 @@ class Connection:
             raise ConnectFailed(message) from error
         return cls(ws)
 
-    async def read(self, on_text: Callable[[str], None]) -> ConnectionClosed:
-        """Hand on every message; return why there are no more."""
+    async def read(self, on_message: Callable[[str | bytes], None]) -> ConnectionClosed:
+        """Hand on every message, text or binary; return why there are no more."""
         loop = asyncio.get_running_loop()
         while True:
             frame = await self._ws.receive()
             self.heard_at = loop.time()
-            if frame.type is aiohttp.WSMsgType.TEXT:
-                on_text(frame.data)
+            if frame.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                on_message(frame.data)
             elif frame.type is aiohttp.WSMsgType.CLOSE:
                 # Only the message has the code: ws.close_code can say 1006 all the same.
                 kind = TakenOver if frame.data == reconnect.TAKEN_OVER else ConnectionClosed
                 return kind(frame.data or reconnect.ABNORMAL, frame.extra or "")
             elif frame.type is aiohttp.WSMsgType.ERROR:
                 return broken(str(frame.data))
-            elif frame.type is not aiohttp.WSMsgType.BINARY:
+            else:
                 return broken("the connection was lost")
 
     async def send(self, text: str) -> bool:

@@ -149,6 +149,8 @@ class Welcome(NamedTuple):
     feed: Feed | None
     limits: Json
     features: tuple[str, ...]
+    format: str = "json"
+    """How the server encodes quotes: "json" from an older one, which ignores what was asked."""
 
 
 def decode_subscribe(message: Json) -> SubscribeResult:
@@ -232,6 +234,7 @@ def decode_welcome(message: Json) -> Welcome:
         feed=_feed(data),
         limits=data.get("limits") or {},
         features=_texts(data.get("features")),
+        format=str(data.get("format", "json")),
     )
 
 

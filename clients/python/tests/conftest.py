@@ -54,6 +54,15 @@ async def odin(tmp_path: Path) -> AsyncIterator[RealServer]:
 
 
 @pytest.fixture
+async def busy_odin(tmp_path: Path) -> AsyncIterator[RealServer]:
+    """The real server with many quotes a second."""
+    server = RealServer(tmp_path / "odin.db", "--rate", "20")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
 async def client_of() -> AsyncIterator[Callable[..., OdinClient]]:
     """Makes clients that reconnect quickly and are closed after the test."""
     made: list[OdinClient] = []

@@ -32,6 +32,9 @@ class FakeServer:
         self.requests: list[dict[str, Any]] = []
         self.sockets: list[web.WebSocketResponse] = []
         self.client_ids: list[str] = []
+        self.formats: list[str | None] = []
+        self.is_older = False
+        """Whether it knows nothing of ?format=."""
         self.connects = 0
         self.is_mute = False
         self.is_greeting = True
@@ -75,10 +78,12 @@ class FakeServer:
             if ws._req is not None and ws._req.transport is not None:
                 ws._req.transport.abort()
 
-    async def push(self, message: dict[str, Any] | str) -> None:
-        text = message if isinstance(message, str) else json.dumps(message)
+    async def push(self, message: dict[str, Any] | str | bytes) -> None:
         for ws in list(self.sockets):
-            await ws.send_str(text)
+            if isinstance(message, bytes):
+                await ws.send_bytes(message)
+            else:
+                await ws.send_str(message if isinstance(message, str) else json.dumps(message))
 
     async def push_quote(self, symbol: str, ltp: float, updated: str = "") -> None:
         await self.push(market_data(quote(symbol, ltp, updated or f"u{ltp}")))
@@ -104,12 +109,13 @@ class FakeServer:
             return web.Response(status=self.refuse_status, headers=self.refuse_headers)
         client_id = request.query.get("client_id", "made_up")
         self.client_ids.append(client_id)
+        self.formats.append(request.query.get("format"))
         ws = web.WebSocketResponse(autoping=True)
         await ws.prepare(request)
         self.sockets.append(ws)
         try:
             if self.is_greeting:
-                await ws.send_json(self._welcome(client_id))
+                await ws.send_json(self._welcome(client_id, request.query.get("format")))
                 for data in self.last_quotes:
                     await ws.send_json({**market_data(data), "snapshot": True})
             await self._tell()
@@ -127,12 +133,14 @@ class FakeServer:
             await self._tell()
         return ws
 
-    def _welcome(self, client_id: str) -> dict[str, Any]:
+    def _welcome(self, client_id: str, encoding: str | None) -> dict[str, Any]:
         data = {
             "client_id": client_id,
             "market_open": self.market_open,
             "subscribed_stocks": len(self.held[client_id]),
         }
+        if not self.is_older:
+            data["format"] = encoding
         return {"type": "welcome", "status": "connected", "data": data, "client_id": client_id}
 
     def _answer(self, client_id: str, asked: dict[str, Any]) -> dict[str, Any]:

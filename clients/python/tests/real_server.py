@@ -18,10 +18,11 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 class RealServer:
     """`odin demo` on one database file and, after the first start, one port."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, *options: str) -> None:
         if not (CHECKOUT / "odin").is_dir() and importlib.util.find_spec("odin") is None:
             pytest.skip("the odin server is neither beside this client nor installed")
         self.database = database
+        self.options = options
         self.port = 0
         self.url = ""
         self._process: Process | None = None
@@ -30,7 +31,7 @@ class RealServer:
         """Start it; returns when it listens."""
         command = ["-m", "odin", "demo", "--port", str(self.port), "--db", str(self.database)]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, *command, stdout=PIPE, stderr=DEVNULL, cwd=CHECKOUT
+            sys.executable, *command, *self.options, stdout=PIPE, stderr=DEVNULL, cwd=CHECKOUT
         )
         assert self._process.stdout is not None
         async with asyncio.timeout(START_PATIENCE_S):

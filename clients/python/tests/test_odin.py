@@ -6,12 +6,13 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from conftest import Heard
 from real_server import RealServer
 
-from odin_client import OdinClient, RequestError, TakenOver
+from odin_client import Format, OdinClient, Quote, RequestError, TakenOver
 
 Make = Callable[..., OdinClient]
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -34,6 +35,49 @@ async def test_quotes_arrive_by_stream_and_by_handler(odin: RealServer, client_o
             assert (quote.exchange, quote.close) == ("NSE", quote.prev_close)
             seen.add(quote.symbol)
         await heard.until(lambda quotes: {q.token for q in quotes} == {"3045", "2885"})
+
+
+def by_tick(quotes: list[Quote]) -> dict[tuple[str, str | None], Quote]:
+    """The live quotes, by stock and the instant the server applied them."""
+    return {(q.symbol, q.last_updated): q for q in quotes if not q.is_snapshot}
+
+
+async def test_every_format_gets_the_very_quotes_of_json(
+    busy_odin: RealServer, client_of: Make
+) -> None:
+    # ADANIENT and the index BANKNIFTY share the token 25.
+    stocks = {"SBIN", "RELIANCE", "ADANIENT", "BANKNIFTY"}
+    heard, states, errors = {}, {}, Heard()
+    for encoding in get_args(Format):
+        client = client_of(busy_odin.url, f"reads_{encoding}", format=encoding)
+        heard[encoding], states[encoding] = Heard(), Heard()
+        client.on_quote(heard[encoding])
+        client.on_state(states[encoding])
+        client.on_error(errors)
+        await client.connect()
+        assert client.welcome is not None
+        assert client.welcome.format == encoding
+        await client.subscribe(stocks)
+
+    async def compare() -> None:
+        expected = heard["json"].values
+        for encoding, quotes in heard.items():
+            await quotes.until(lambda got: len(by_tick(got).keys() & by_tick(expected)) >= 100)
+            got, whole = by_tick(quotes.values), by_tick(expected)
+            shared = got.keys() & whole.keys()
+            assert {symbol for symbol, _ in shared} == stocks
+            # repr tells 0 from 0.0 and every bit of a float.
+            assert [t for t in shared if repr(got[t]) != repr(whole[t])] == [], encoding
+
+    await compare()
+    assert errors.values == []
+    await busy_odin.kill()
+    await busy_odin.start()
+    for encoding, told in states.items():
+        await told.until(lambda values: values.count("connected") == 2)
+        heard[encoding].values.clear()
+    await compare()
+    assert [e for e in errors.values if "not understood" in str(e)] == []
 
 
 async def test_what_failed_is_explained(odin: RealServer, client_of: Make) -> None:
