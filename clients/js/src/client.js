@@ -13,6 +13,7 @@
  * @typedef {import("./odin-client.d.ts").ClientOptions} ClientOptions
  */
 
+import { MessageReader } from "./encodings.js";
 import { ConnectFailed, ConnectionClosed, OdinError, RequestError, RequestTimeout, TakenOver } from "./errors.js";
 import {
   decodeMarketStatus,
@@ -26,12 +27,11 @@ import {
   nameOf,
   namesOf,
 } from "./messages.js";
+import { addressOf, settingsOf } from "./options.js";
 import { QuoteStream } from "./quotes.js";
 import { RequestTable, requestError } from "./requests.js";
 import { ABNORMAL, CLIENT_CLOSED, STEADY_AFTER_MS, TAKEN_OVER, isRefusal, reconnectDelayMs } from "./reconnect.js";
 
-const PATH = "/enhanced-stream";
-const CLIENT_ID = /^[A-Za-z0-9._:@-]{1,128}$/;
 const RESTORE_BATCH = 500;
 const RESTORE_AGAIN_MS = 5_000;
 /** Changes in quick succession are followed by one look at the server's list. */
@@ -39,7 +39,7 @@ const LIST_AFTER_MS = 250;
 
 export class OdinClient extends EventTarget {
   #url;
-  /** @type {Required<Omit<ClientOptions, "clientId" | "WebSocket">>} */ #options;
+  #options;
   /** @type {string | undefined} */ #clientId;
   /** @type {any} */ #WebSocket;
   /** @type {State} */ #state = "closed";
@@ -68,25 +68,11 @@ export class OdinClient extends EventTarget {
   /** @param {string | URL} url @param {ClientOptions} [options] */
   constructor(url, options = {}) {
     super();
-    const { clientId, WebSocket, ...rest } = options;
-    this.#url = new URL(url);
-    if (!/^wss?:$/.test(this.#url.protocol)) {
-      throw new TypeError(`url must be ws://HOST or wss://HOST, was ${url}`);
-    }
-    if (clientId !== undefined && !CLIENT_ID.test(clientId)) {
-      throw new TypeError("clientId must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -");
-    }
-    if (this.#url.pathname === "/") this.#url.pathname = PATH;
+    this.#url = addressOf(url);
+    const { clientId, WebSocket, settings } = settingsOf(options);
     this.#clientId = clientId;
     this.#WebSocket = WebSocket;
-    this.#options = {
-      minDelayMs: 500,
-      maxDelayMs: 20_000,
-      requestTimeoutMs: 10_000,
-      connectTimeoutMs: 10_000,
-      silenceMs: 20_000,
-      ...rest,
-    };
+    this.#options = settings;
   }
 
   /** "connected" means that subscriptions are in place, not only that a socket is open. */
@@ -196,6 +182,7 @@ export class OdinClient extends EventTarget {
 
   async #open() {
     const url = new URL(this.#url);
+    url.searchParams.set("format", this.#options.format);
     if (this.#clientId !== undefined) url.searchParams.set("client_id", this.#clientId);
     try {
       this.#WebSocket ??= globalThis.WebSocket ?? (await importWs());
@@ -207,6 +194,7 @@ export class OdinClient extends EventTarget {
 
   /** Have the socket as the present one, until it closes or is dropped. @param {any} socket */
   #live(socket) {
+    const reader = new MessageReader(this.#options.format);
     let openedAt = Infinity;
     let failure = "";
     const over = (/** @type {OdinError} */ lost) => {
@@ -219,6 +207,7 @@ export class OdinClient extends EventTarget {
       this.#requests.disconnected(lost);
       this.#lost(lost, performance.now() - openedAt);
     };
+    socket.binaryType = "arraybuffer";
     this.#socket = socket;
     this.#drop = (lost) => {
       over(lost);
@@ -228,7 +217,7 @@ export class OdinClient extends EventTarget {
     socket.addEventListener("message", (/** @type {MessageEvent} */ event) => {
       if (this.#socket !== socket) return;
       this.#heardAt = performance.now();
-      this.#take(String(event.data));
+      this.#take(reader, event.data);
     });
     // `ws` throws an error that nobody listens to; a browser's has no message.
     socket.addEventListener("error", (/** @type {any} */ event) => (failure = event.message ?? ""));
@@ -355,11 +344,13 @@ export class OdinClient extends EventTarget {
 
   // ---------------------------------------------------------------- messages
 
-  /** @param {string} text */
-  #take(text) {
+  /** @param {MessageReader} reader @param {string | ArrayBuffer} payload */
+  #take(reader, payload) {
     let message;
     try {
-      message = JSON.parse(text);
+      const decoded = reader.decode(payload);
+      if (!decoded) return;
+      message = reader.complete(decoded);
       this.#dispatch(message);
     } catch (error) {
       const why = error instanceof Error ? error.message : error;

@@ -3,6 +3,9 @@ export type Json = Record<string, any>;
 
 export type State = "closed" | "connecting" | "connected" | "reconnecting";
 
+/** How quotes are encoded on their way; programs get the same in every format. */
+export type Format = "json" | "json-delta" | "msgpack" | "msgpack-delta" | "binary";
+
 /** What the server understands as a stock: "SBIN", "2885", 2885, "BSE:500112". */
 export type Stocks = string | Iterable<string | number>;
 
@@ -115,12 +118,16 @@ export interface Welcome {
   limits?: Record<string, number>;
   feed?: Feed;
   simulated?: boolean;
+  /** How it encodes quotes; a server of an older version does not say and has only json. */
+  format?: Format;
 }
 
 export interface ClientOptions {
   /** Names the session over restarts of the program; without one the server makes one up, which
    * lasts as long as the client object. */
   clientId?: string;
+  /** How quotes are encoded on their way: "json". The others are smaller. */
+  format?: Format;
   /** The WebSocket class; the platform's by default, or that of the package `ws`. */
   WebSocket?: unknown;
   /** Bound of the first reconnect delay; 500. */
@@ -146,7 +153,7 @@ export interface ClientEvents {
   welcome: Welcome;
   /** What no request waits for: why a connection was lost, what could not be restored. */
   error: OdinError;
-  /** Every message of the server, as it came. */
+  /** Every message of the server, as it came; a quote in any format as in "json", and whole. */
   message: Json;
 }
 

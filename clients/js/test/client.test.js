@@ -64,6 +64,14 @@ describe("making one", () => {
     });
   }
 
+  for (const format of ["xml", "JSON", "", null]) {
+    test(`${JSON.stringify(format)} is no format`, () => {
+      const choices = `json, json-delta, msgpack, msgpack-delta, binary, was ${format}`;
+      const wrong = { name: "TypeError", message: `format must be one of ${choices}` };
+      assert.throws(() => new OdinClient("ws://localhost", { format }), wrong);
+    });
+  }
+
   test("the path may be left out", async () => {
     await clientOf({}, fake.url.replace("/enhanced-stream", "")).connect();
     assert.equal(fake.connects, 1);

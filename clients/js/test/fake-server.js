@@ -20,6 +20,7 @@ export class FakeServer extends EventEmitter {
   held = new Map();
   requests = [];
   clientIds = [];
+  formats = [];
   connects = 0;
   isMute = false;
   isGreeting = true;
@@ -61,9 +62,11 @@ export class FakeServer extends EventEmitter {
     for (const socket of this.wss.clients) socket.terminate();
   }
 
+  /** Send an object as JSON; a text or bytes as they are. */
   push(message) {
-    const text = typeof message === "string" ? message : JSON.stringify(message);
-    for (const socket of this.wss.clients) socket.send(text);
+    const isRaw = typeof message === "string" || message instanceof Uint8Array;
+    const payload = isRaw ? message : JSON.stringify(message);
+    for (const socket of this.wss.clients) socket.send(payload);
   }
 
   /** Wait until something that happened here makes the predicate true. */
@@ -86,6 +89,7 @@ export class FakeServer extends EventEmitter {
     const { searchParams } = new URL(request.url, "ws://localhost");
     const clientId = searchParams.get("client_id") ?? "made_up";
     this.clientIds.push(clientId);
+    this.formats.push(searchParams.get("format"));
     const send = (message) => ws.send(JSON.stringify(message));
     ws.on("error", () => {});
     ws.on("close", (code) => {

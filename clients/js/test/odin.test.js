@@ -4,6 +4,7 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { text } from "node:stream/consumers";
 import { after, afterEach, before, describe, test } from "node:test";
+import { FORMATS } from "../src/encodings.js";
 import { OdinClient, RequestError, TakenOver } from "../src/odin-client.js";
 import { Heard } from "./heard.js";
 import { RealServer, missing } from "./real-server.js";
@@ -45,6 +46,32 @@ describe("against the odin server", { skip }, () => {
       if (seen.add(quote.symbol).size === 2) break;
     }
     await heard.until((quotes) => new Set(quotes.map((quote) => quote.token)).size === 2);
+  });
+
+  test("every format brings the same quotes", async () => {
+    const trouble = [];
+    const perTick = new Map();
+    const complete = new Heard();
+    for (const format of FORMATS) {
+      const { client, errors } = await connected(`format_${format}`, { format });
+      trouble.push(errors);
+      assert.equal(client.welcome.format, format);
+      client.on("quote", (quote) => {
+        if (quote.isSnapshot) return; // each was sent at a time of its own
+        const tick = `${quote.symbol} ${quote.last_updated}`;
+        perTick.set(tick, [...(perTick.get(tick) ?? []), quote]);
+        if (perTick.get(tick).length === FORMATS.length) complete.add(tick);
+      });
+      // ADANIENT and the index BANKNIFTY share the token 25.
+      const stocks = ["SBIN", "RELIANCE", "TCS", "INFY", "ITC", "NIFTY 50", "ADANIENT", "BANKNIFTY"];
+      assert.deepEqual((await client.subscribe(stocks)).failed, []);
+    }
+    await complete.until((ticks) => ticks.length >= 30);
+    for (const tick of complete.values) {
+      const [json, ...others] = perTick.get(tick);
+      for (const quote of others) assert.deepEqual(quote, json);
+    }
+    assert.deepEqual(trouble.flatMap((errors) => errors.values), []);
   });
 
   test("what failed is explained", async () => {

@@ -1,11 +1,12 @@
 // Compiled, never run: how the types are meant to be used, and what they must refuse.
 import { OdinClient, OdinError, OdinStreamerClient, TakenOver } from "odin-streamer-client";
-import type { MarketStatus, Quote, State } from "odin-streamer-client";
+import type { Format, MarketStatus, Quote, State } from "odin-streamer-client";
 import * as source from "../src/client.js";
 import { OdinStreamerClient as GuideSource } from "../src/guide.js";
 
 export async function use(): Promise<void> {
-  const client = new OdinClient("ws://localhost:8080", { clientId: "types", minDelayMs: 100 });
+  const client = new OdinClient("ws://localhost:8080", { clientId: "types", minDelayMs: 100, format: "binary" });
+  client.on("welcome", (welcome) => welcome.format satisfies Format | undefined);
   client.on("quote", (quote: Quote) => quote.ltp.toFixed(2));
   client.on("status", (status: MarketStatus) => status.market_open satisfies boolean);
   client.addEventListener("state", (event) => event.detail satisfies State);
@@ -20,6 +21,8 @@ export async function use(): Promise<void> {
   client.on("quote", (quote) => quote.week_52_high.toFixed(2));
   // @ts-expect-error no such event
   client.on("qoute", () => {});
+  // @ts-expect-error a format is one of five words
+  new OdinClient("ws://localhost:8080", { format: "xml" });
   // @ts-expect-error a state is one of four words
   client.state === "open";
   // @ts-expect-error stocks are names or numbers
