@@ -108,6 +108,7 @@ class Session:
                         if scenario.is_for(contender):
                             self._run(scenario, rate, contender)
             self._measure_capacity(order)
+            self.results["options"]["repeat"] = repeat + 1
             self.save()
 
     def _rates(self, scenario: Scenario) -> Sequence[int]:

@@ -6,15 +6,19 @@
 
 -- Clients and subscriptions ------------------------------------------------------------------
 
--- name: load_subscriptions(client_id)$
--- A client's subscriptions in the order they were made.
-SELECT json_group_array(json_array(exchange, segment, token, symbol, subscribed_ms))
-FROM (
-    SELECT exchange, segment, token, symbol, subscribed_ms
-    FROM subscriptions
-    WHERE client_id = :client_id
-    ORDER BY position
-);
+-- name: load_subscriptions(client_ids)$
+-- For each client its subscriptions in the order they were made, as text inside the JSON (that is
+-- what || '' is for): each is decoded on its own, so that no ticks wait for many at once.
+SELECT json_group_object(asked.value, (
+    SELECT json_group_array(json_array(exchange, segment, token, symbol, subscribed_ms)) || ''
+    FROM (
+        SELECT exchange, segment, token, symbol, subscribed_ms
+        FROM subscriptions
+        WHERE client_id = asked.value
+        ORDER BY position
+    )
+))
+FROM json_each(:client_ids) AS asked;
 
 -- name: remove_subscriptions(rows)!
 -- rows: JSON array of [client_id, exchange, segment, token].
@@ -82,12 +86,20 @@ SELECT client_id, created_ms, last_seen_ms FROM clients WHERE client_id = :clien
 SELECT DISTINCT exchange, segment FROM instruments;
 
 -- name: load_instruments(exchange, segment, after, most)^
--- The next page of one market's instruments, and the last token on it; NULL where none is left.
+-- The next page of one market's instruments, column by column, and the last token on it; NULL
+-- where none is left.
 SELECT
-    json_group_array(json_array(
-        exchange, segment, token, symbol, series, name, isin, kind,
-        tick_size, lot_size, reference_close
-    )),
+    json_array(
+        json_group_array(token),
+        json_group_array(symbol),
+        json_group_array(series),
+        json_group_array(name),
+        json_group_array(isin),
+        json_group_array(kind),
+        json_group_array(tick_size),
+        json_group_array(lot_size),
+        json_group_array(reference_close)
+    ),
     max(token)
 FROM (
     SELECT * FROM instruments

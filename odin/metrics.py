@@ -6,9 +6,10 @@ Every counter is a field here with its help text, so that the list is complete b
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 
 def _counter(help_text: str) -> int:
@@ -54,15 +55,15 @@ class Exposition:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add `odin_<name>`, read by calling `read` at every scrape."""
         self._gauges.append((f"odin_{name}", help_text, read))
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> "Iterator[Metric]":
         """Yield every family; called by prometheus_client."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
         for counter in fields(self._metrics):
             value = getattr(self._metrics, counter.name)
             yield CounterMetricFamily(f"odin_{counter.name}", counter.metadata["help"], value=value)
@@ -71,4 +72,8 @@ class Exposition:
 
     def render(self) -> bytes:
         """Return the text of one scrape."""
-        return generate_latest(self._registry)
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)

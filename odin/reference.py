@@ -7,10 +7,11 @@ success.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from msgspec.structs import replace
 
 from odin.clock import WallClock
 from odin.errors import ReferenceDataError, reflect

@@ -1,6 +1,5 @@
 """Commands about reference data: instruments, calendar."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +142,8 @@ def _registry(settings: "Settings") -> "InstrumentRegistry":
 
 
 def _fields(instrument: "Instrument") -> dict[str, Any]:
+    from msgspec.structs import asdict
+
     fields = asdict(instrument)
     del fields["key"]
     return {"symbol": fields.pop("symbol"), **instrument.key._asdict(), **fields}

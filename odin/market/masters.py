@@ -11,11 +11,12 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
+from msgspec.structs import replace
 
 from odin.errors import ReferenceDataError, reflect
 from odin.market.master_formats import (

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 ROWS_PER_STATEMENT = 500
 INSTRUMENTS_PER_PAGE = 2_000
+CHECKPOINT_PAGES = 4_000
+"""16 MB of write-ahead log between checkpoints."""
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY: "is locked by another process",
@@ -88,7 +90,7 @@ def insert_rows(
     more = ", " + head[head.rindex("(") :]
     source = iter(rows)
     while chunk := list(islice(source, ROWS_PER_STATEMENT)):
-        cells = [cell for row in chunk for cell in row]
+        cells = list(chain.from_iterable(chunk))
         connection.execute(head + more * (len(chunk) - 1), cells)
 
 
@@ -117,8 +119,8 @@ def configure(connection: sqlite3.Connection, is_tool: bool) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA cache_size = -16384")
     connection.execute("PRAGMA journal_size_limit = 67108864")
-    if is_tool:
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
+    # Of SQLite's own 1,000 pages a large group of changes fills more than all at once.
+    connection.execute(f"PRAGMA wal_autocheckpoint = {0 if is_tool else CHECKPOINT_PAGES}")
 
 
 def check_promises(connection: sqlite3.Connection, path: Path) -> None:
@@ -172,9 +174,9 @@ def apply_changes(
                     connection,
                     queries.add_subscriptions.sql,
                     (
-                        (change.client_id, *item.key, item.symbol, item.subscribed_ms)
+                        (change.client_id, *key, symbol, subscribed_ms)
                         for change in changes
-                        for item in change.add
+                        for key, symbol, subscribed_ms in change.add
                     ),
                 )
             if removed:
@@ -195,6 +197,13 @@ def _rounds(batch: Sequence[Change]) -> list[list[Change]]:
             rounds.append([])
         rounds[place].append(change)
     return rounds
+
+
+def load_subscriptions(connection: sqlite3.Connection, client_ids: list[str]) -> dict[str, str]:
+    """Return each client's subscriptions, as JSON for decode_subscriptions."""
+    pages = sql.load_queries().load_subscriptions(connection, client_ids=to_json(client_ids))
+    found: dict[str, str] = orjson.loads(pages)
+    return found
 
 
 def without_waiting(
@@ -219,8 +228,8 @@ def expire_clients(
     return expired
 
 
-def load_instruments(connection: sqlite3.Connection) -> list[str]:
-    """Return all instruments as of one instant, as JSON, a page each."""
+def load_instruments(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """Return all instruments as of one instant: exchange, segment and JSON of each page."""
     queries = sql.load_queries()
     pages = []
     with _transaction(connection, "DEFERRED"):
@@ -234,7 +243,7 @@ def load_instruments(connection: sqlite3.Connection) -> list[str]:
                     after=after,
                     most=INSTRUMENTS_PER_PAGE,
                 )
-                pages.append(page)
+                pages.append((exchange, segment, page))
     return pages
 
 
@@ -382,28 +391,20 @@ def to_json(rows: Iterable[object]) -> str:
 
 
 def decode_subscriptions(page: str) -> list[Subscription]:
-    """Read what the query load_subscriptions returns."""
+    """Read what load_subscriptions returns of one client."""
     return [
         Subscription(InstrumentKey(exchange, segment, token), symbol, subscribed_ms)
         for exchange, segment, token, symbol, subscribed_ms in orjson.loads(page)
     ]
 
 
-def decode_instrument(row: list[Any]) -> Instrument:
-    """Read one row of a page of load_instruments."""
-    exchange, segment, token, symbol, series, name, isin, kind, tick_size, lot_size, close = row
+def decode_instruments(exchange: str, segment: str, page: str) -> Iterator[Instrument]:
+    """Read a page of load_instruments."""
+    tokens, symbols, series, names, isins, kinds, *numbers = orjson.loads(page)
     intern = sys.intern  # in 200,000 rows these are a few dozen different texts
-    return Instrument(
-        InstrumentKey(intern(exchange), intern(segment), token),
-        symbol,
-        intern(series),
-        name,
-        isin,
-        intern(kind),
-        tick_size,
-        lot_size,
-        close,
-    )
+    keys = map(InstrumentKey, repeat(intern(exchange)), repeat(intern(segment)), tokens)
+    series, kinds = map(intern, series), map(intern, kinds)
+    return map(Instrument, keys, symbols, series, names, isins, kinds, *numbers)
 
 
 def locate(path: str | Path, create: bool) -> Path:

@@ -197,7 +197,11 @@ def test_results_are_written_with_ratios_and_verdicts() -> None:
         }
     )
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert any(row.startswith("| **Odin Streamer** | 1,000 | yes | 5.00 | 1.25 |") for row in rows)
+    ours = "| **Odin Streamer** | 1,000 | yes | 614 | 5.00 | 1.25 |"
+    assert any(row.startswith(ours) for row in rows)
+    assert (
+        "| 1,000 clients × 50 of 2,000 stocks, 100,000/s | 5.00 µs, 2.00 ms | 4.50 µs, 2.00 ms |"
+    ) in rows
     assert any(row.startswith("| Bun") and row.endswith("| G |") for row in rows)
     assert verdict(rows, "1.35 × C") == "met"
     assert verdict(rows, "1 × bun") == "**missed**"

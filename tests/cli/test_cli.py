@@ -90,6 +90,16 @@ def test_help_needs_none_of_the_heavy_modules() -> None:
     assert done.stderr == "[]\n"
 
 
+def test_a_server_imports_nothing_that_only_other_commands_or_a_scrape_need() -> None:
+    code = (
+        "import sys; import odin.cli, odin.server.run\n"
+        "others = {'odin.server.tail', 'odin.server.docs', 'odin.feeds.recordings'}\n"
+        "print(sorted((others | {'prometheus_client', 'rich'}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 # -------------------------------------------------------------------- exit codes
 
 

@@ -207,6 +207,62 @@ async def test_random_ids_cannot_fill_the_disk(path: Path) -> None:
         await store.apply_changes([change("c", SBIN)])
 
 
+# Reading for many clients at once
+
+
+async def test_everybody_who_asks_together_gets_their_own_in_order(store: SqliteStore) -> None:
+    await store.apply_changes(
+        [change(f"client-{n}", SBIN, InstrumentKey("NSE", "CM", n), RELIANCE) for n in range(150)]
+    )
+    names = [f"client-{n}" for n in range(150)]
+    held = await asyncio.gather(*map(store.load_subscriptions, [*names, "unknown", "client-7"]))
+    expected = [[SBIN, InstrumentKey("NSE", "CM", n), RELIANCE] for n in [*range(150), 7]]
+    expected.insert(150, [])
+    assert [[item.key for item in one] for one in held] == expected
+
+
+async def test_what_was_committed_before_is_always_seen(store: SqliteStore) -> None:
+    reading = asyncio.ensure_future(store.load_subscriptions("early"))
+    for token in range(3):
+        await store.apply_changes([change("a", InstrumentKey("NSE", "CM", token))])
+        assert len(await store.load_subscriptions("a")) == token + 1
+    assert await reading == []
+
+
+async def test_who_gives_up_waiting_harms_nobody_else(store: SqliteStore) -> None:
+    await store.apply_changes([change("a", SBIN)])
+    waiting = [asyncio.ensure_future(store.load_subscriptions("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert results[0] == results[2] == [subscription(SBIN)]
+
+
+async def test_a_failure_reaches_everybody_who_asked_and_passes(store: SqliteStore) -> None:
+    await store.apply_changes([change("a", SBIN)])
+    await store._do(lambda connection: connection.execute("ALTER TABLE subscriptions RENAME TO s"))
+    asked = map(store.load_subscriptions, "ab")
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(result) for result in results] == [StoreError, StoreError]
+    await store._do(lambda connection: connection.execute("ALTER TABLE s RENAME TO subscriptions"))
+    assert await store.load_subscriptions("a") == [subscription(SBIN)]
+
+
+async def test_nobody_waits_for_ever_when_the_readers_task_is_cancelled(
+    store: SqliteStore,
+) -> None:
+    waiting = [asyncio.ensure_future(store.load_subscriptions("a")) for _ in range(2)]
+    for _ in range(2):  # they ask, it begins to read
+        await asyncio.sleep(0)
+    assert store._reader is not None
+    store._reader.cancel()
+    async with asyncio.timeout(5):
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+    assert await store.load_subscriptions("a") == []
+
+
 # Clients
 
 

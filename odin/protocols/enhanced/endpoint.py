@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp import web
@@ -15,7 +16,7 @@ from odin.market.instruments import InstrumentRegistry
 from odin.market.quotes import QuoteBoard
 from odin.metrics import Metrics
 from odin.protocols.admission import Admission, http_error
-from odin.protocols.base import Peer
+from odin.protocols.base import Heartbeat, Peer
 from odin.protocols.enhanced import wire
 from odin.protocols.enhanced.encodings import negotiate
 from odin.protocols.enhanced.publisher import QuotePublisher
@@ -28,7 +29,6 @@ from odin.protocols.enhanced.session import (
 )
 from odin.protocols.enhanced.wire import MarketView
 from odin.protocols.frames import text_frame
-from odin.topics import Encoding
 
 log = logging.getLogger("odin.enhanced")
 
@@ -75,6 +75,7 @@ class EnhancedEndpoint:
             wall_ms,
             metrics,
         )
+        self._heartbeat = Heartbeat(limits.ping_interval_s)
         self._admission = Admission(limits, origins)
         self._sessions: dict[str, Session] = {}
         self._stop_code: int | None = None
@@ -118,11 +119,16 @@ class EnhancedEndpoint:
     # ------------------------------------------------------------------ connections
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Serve one connection, from the HTTP request to its end."""
+        """Serve one connection, from the HTTP request to its end.
+
+        One coroutine and no more: every frame below is kept for as long as the connection lasts.
+        """
+        # request.query would keep its dicts as long.
+        query = parse_qs(request.rel_url.raw_query_string, keep_blank_values=True)
         offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
         try:
-            client_id = wire.client_id_of(request.query.getall("client_id", []))
-            encoding, subprotocol = negotiate(request.query.getall("format", []), offered)
+            client_id = wire.client_id_of(query.get("client_id", []))
+            encoding, subprotocol = negotiate(query.get("format", []), offered)
         except ClientError as problem:
             refusal: web.Response | None = http_error(400, problem.code)
         else:
@@ -131,33 +137,35 @@ class EnhancedEndpoint:
             self._metrics.connections_refused += 1
             return refusal
         try:
-            client_id = client_id or secrets.token_urlsafe(16)
-            return await self._serve(request, client_id, encoding, subprotocol)
+            peer = Peer(request, self._limits, self._metrics, self._heartbeat, subprotocol)
+            await peer.open()
+            session = self._enter(client_id or secrets.token_urlsafe(16))
+            try:
+                self._metrics.takeovers += session.displace(peer)
+                if self._stop_code is not None:  # let in before the stop, it missed being told
+                    peer.end(self._stop_code)
+                await session.restore(peer, encoding)
+                await peer.read(session)
+            finally:
+                session.leave(peer)
+                self._exit(session)
         finally:
             self._admission.leave(request)
+        return peer.response
 
-    async def _serve(
-        self, request: web.Request, client_id: str, encoding: Encoding, subprotocol: str
-    ) -> web.StreamResponse:
-        peer = Peer(request, self._limits, self._metrics, subprotocol)
-        await peer.open()
+    def _enter(self, client_id: str) -> Session:
+        """Return the session of a connection that has been made; it must `_exit` again."""
         self._metrics.connections += 1
         self.seen_clients.add(client_id)
         session = self._sessions.get(client_id)
         if session is None:
             session = self._sessions[client_id] = Session(client_id, self._services)
         session.users += 1
-        try:
-            self._metrics.takeovers += session.displace(peer)
-            if self._stop_code is not None:  # let in before the stop, it missed being told
-                peer.end(self._stop_code)
-            await session.restore(peer, encoding)
-            await peer.read(session)
-        finally:
-            session.leave(peer)
-            session.users -= 1
-            if not session.users:
-                del self._sessions[client_id]
-            if not self._sessions:
-                self._is_idle.set()
-        return peer.response
+        return session
+
+    def _exit(self, session: Session) -> None:
+        session.users -= 1
+        if not session.users:
+            del self._sessions[session.client_id]
+        if not self._sessions:
+            self._is_idle.set()

@@ -23,7 +23,7 @@ from odin.metrics import Metrics
 from odin.model import InstrumentKey, Subscription
 from odin.protocols.base import Peer
 from odin.protocols.enhanced import wire
-from odin.protocols.enhanced.encodings import encode_quote
+from odin.protocols.enhanced.encodings import WHOLE, encode_quote
 from odin.protocols.enhanced.publisher import QuotePublisher
 from odin.protocols.enhanced.wire import Echo, MarketView, Request
 from odin.protocols.frames import text_frame
@@ -436,7 +436,8 @@ class Session:
         if self._encoding == "binary" and added:
             self._put(self._instruments(added))
         self._hub.subscribe(self._subscriber, self._topics(added))
-        self._services.quotes.begin(self._topics(shown))
+        if self._encoding in WHOLE:
+            self._services.quotes.begin(self._topics(shown))
         self._hub.deliver(self._subscriber, self._last_known(shown))
 
     def _instruments(self, keys: Iterable[InstrumentKey]) -> bytes:
@@ -444,16 +445,18 @@ class Session:
         names = [(key, self._name(key)) for key in keys]
         return wire.encode_instruments(names, self.client_id, self._services.now_ms())
 
-    def _last_known(self, keys: Iterable[InstrumentKey]) -> list[tuple[QuoteTopic, bytes]]:
+    def _last_known(self, keys: Collection[InstrumentKey]) -> list[tuple[QuoteTopic, bytes]]:
         """Return the last known quotes of exchanges that stream now, as snapshot frames."""
         services = self._services
         now_ms = services.now_ms()
+        flows = {
+            exchange: services.market.is_streaming(exchange)
+            for exchange in {key.exchange for key in keys}
+        }
         items = []
         for key in keys:
-            if not services.market.is_streaming(key.exchange):
-                continue
             quote = services.board.quote(key)
-            if quote is not None:
+            if quote is not None and flows[key.exchange]:
                 frame = encode_quote(self._encoding, key, quote, now_ms, is_snapshot=True)
                 items.append((_topic(key, self._encoding), frame))
         return items

@@ -6,11 +6,12 @@ Requests are decoded into typed values or a ClientError; every encoder returns J
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
-from odin.clock import ist_datetime_text, ist_time_text
+from odin.clock import ist_datetime_text
 from odin.errors import STOCK_ERRORS, ClientError, reflect
 from odin.market.instruments import Resolution
 from odin.model import FeedStatus, InstrumentKey, MarketStatus
@@ -224,12 +225,13 @@ def not_subscribed(item: Resolution) -> Resolution:
 def market_status_fields(view: MarketView) -> dict[str, object]:
     """Return the `data` of a market_status message."""
     status = view.status
+    now = _ist_text(view.now_ms // 1000)
     return {
         "market_open": view.is_streaming,
         "market_hours": status.market_hours,
         "phase": status.phase,
-        "current_time": ist_time_text(view.now_ms),
-        "current_date": ist_datetime_text(view.now_ms)[:10],
+        "current_time": now[11:],
+        "current_date": now[:10],
         "next_open": instant(status.next_open_ms),
         "next_close": instant(status.next_close_ms),
         "timezone": TIMEZONE,
@@ -256,14 +258,15 @@ def welcome_fields(
     encoding: Encoding,
 ) -> dict[str, object]:
     """Return the `data` of a welcome message."""
+    now = _ist_text(view.now_ms // 1000)
     return {
         "message": WELCOME,
         "client_id": client_id,
         "features": FEATURES,
         "market_hours": view.status.market_hours,
         "market_open": view.is_streaming,
-        "current_time": ist_time_text(view.now_ms),
-        "current_date": ist_datetime_text(view.now_ms)[:10],
+        "current_time": now[11:],
+        "current_date": now[:10],
         "subscribed_stocks": subscribed,
         "instructions": INSTRUCTIONS,
         "limits": limits,
@@ -279,4 +282,10 @@ def welcome_fields(
 
 def instant(epoch_ms: int | None) -> str | None:
     """Return "2025-09-05 09:15:00" in India, None where there is no instant."""
-    return None if epoch_ms is None else ist_datetime_text(epoch_ms)
+    return None if epoch_ms is None else _ist_text(epoch_ms // 1000)
+
+
+@lru_cache(maxsize=32)
+def _ist_text(epoch_s: int) -> str:
+    """Kept between calls: of what a welcome took to build, two thirds were the same few dates."""
+    return ist_datetime_text(epoch_s * 1000)
