@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -57,7 +58,7 @@ class Toolchain:
         for line in (HERE / "requirements.txt").read_text().split():
             name = line.partition("==")[0]
             if name in {package, "orjson", "uvloop"}:
-                self._once(name, lambda line=line: pip_install(python, line))
+                self._once(name, partial(pip_install, python, line))
         return python
 
     def node_modules(self, package: str) -> Path:

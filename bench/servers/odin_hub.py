@@ -8,17 +8,49 @@ import os
 
 import uvloop
 from aiohttp import web
-from source import REPLY, Messages, Schedule, announce, follow, raise_file_limit, token, topics_of
+from source import (
+    REPLY,
+    TOPICS,
+    Messages,
+    Schedule,
+    announce,
+    follow,
+    raise_file_limit,
+    token,
+    topics_of,
+)
 
 from odin.config import LimitSettings
 from odin.hub.hub import Hub
+from odin.hub.outbox import Subscriber
 from odin.metrics import Metrics
 from odin.model import InstrumentKey
-from odin.protocols.base import Peer
+from odin.protocols.base import Heartbeat, Peer
 from odin.protocols.frames import text_frame
 from odin.topics import QuoteTopic
 
 MANY = 1_000_000
+TOPIC = [QuoteTopic(InstrumentKey("NSE", "CM", int(token(n)))) for n in range(TOPICS)]
+ACCEPTED = text_frame(REPLY.encode())
+
+
+class Bare:
+    """Answers every request, and subscribes what it asks for."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.subscribers: dict[Peer, Subscriber] = {}
+
+    async def on_text(self, peer: Peer, text: str) -> None:
+        subscriber = self.subscribers[peer]
+        self._hub.put(subscriber, ACCEPTED)
+        self._hub.subscribe(subscriber, [TOPIC[topic] for topic in topics_of(text)])
+
+    def on_binary(self, peer: Peer) -> None:
+        return
+
+    def on_rate_limited(self, peer: Peer) -> None:
+        return
 
 
 async def main() -> None:
@@ -26,25 +58,21 @@ async def main() -> None:
     messages, metrics = Messages(), Metrics()
     limits = LimitSettings(requests_per_s=MANY, request_burst=MANY)
     hub = Hub(metrics)
-    reply = text_frame(REPLY.encode())
-    topics = [QuoteTopic(InstrumentKey("NSE", "CM", int(token(n)))) for n in range(2_000)]
+    bare = Bare(hub)
+
+    heartbeat = Heartbeat(limits.ping_interval_s)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        peer = Peer(request, limits, metrics)
+        peer = Peer(request, limits, metrics, heartbeat)
         await peer.open()
-        subscriber = hub.attach(peer)
-
-        async def on_text(text: str) -> None:
-            hub.put(subscriber, reply)
-            hub.subscribe(subscriber, [topics[topic] for topic in topics_of(text)])
-
-        await peer.read(on_text, lambda: None, lambda: None)
-        hub.detach(subscriber)
+        bare.subscribers[peer] = hub.attach(peer)
+        await peer.read(bare)
+        hub.detach(bare.subscribers.pop(peer))
         return peer.response
 
     def publish(first: int, end: int) -> None:
         for n in range(first, end):
-            hub.publish(topics[n % len(topics)], text_frame(messages.encode(n)))
+            hub.publish(TOPIC[n % TOPICS], text_frame(messages.encode(n)))
 
     app = web.Application()
     app.router.add_get("/enhanced-stream", handle)

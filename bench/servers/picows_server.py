@@ -9,7 +9,7 @@ from source import REPLY, TOPICS, Messages, Schedule, announce, follow, raise_fi
 routes: list[dict[WSTransport, None]] = [{} for _ in range(TOPICS)]
 
 
-class Client(WSListener):
+class Client(WSListener):  # type: ignore[misc]
     def on_ws_connected(self, transport: WSTransport) -> None:
         self.topics: list[int] = []
 

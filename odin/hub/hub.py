@@ -7,7 +7,6 @@ bounded memory. Publishing never awaits, locks, copies or looks at a frame.
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import islice
 from time import monotonic, perf_counter
 
 from odin.hub.outbox import Backlog, Outbox, Sink, Subscriber
@@ -230,16 +229,18 @@ class Hub:
         return outbox.take(subscriber) if outbox is not None else []
 
     def _write(self, subscriber: Subscriber, frames: list[bytes]) -> None:
-        self._write_joined(subscriber, b"".join(frames), len(frames))
+        data = b"".join(frames)
+        held = subscriber.sink.write(data)
+        self._count(len(frames), len(data))
+        self._judge(subscriber, held)
 
-    def _write_joined(self, subscriber: Subscriber, data: bytes, count: int) -> None:
-        sink = subscriber.sink
-        # Judged by what it held before this write: a large batch alone makes nobody late.
-        held = sink.backlog_bytes()
-        sink.write(data)
-        metrics = self._metrics
-        metrics.frames_delivered += count
-        metrics.bytes_delivered += len(data)
+    def _count(self, frames: int, size: int) -> None:
+        self._metrics.frames_delivered += frames
+        self._metrics.bytes_delivered += size
+
+    def _judge(self, subscriber: Subscriber, held: int) -> None:
+        """Find a subscriber late by what its transport held before a write: a large batch alone
+        makes nobody late."""
         if held > HIGH_WATER_BYTES and subscriber in self._subscribers:
             self._fall_behind(subscriber)
 
@@ -348,29 +349,35 @@ class Hub:
     def _write_round(self, dirty: list[Outbox]) -> Iterator[None]:
         """Write what waits in these outboxes, yielding after every SLICE writes."""
         started = perf_counter()
-        left = SLICE
+        written = frames_written = bytes_written = 0
         for outbox in dirty:
-            count = len(outbox.frames)
+            frames = outbox.frames
+            count = len(frames)
             last_seq = outbox.first_seq + count
-            data = b""
-            for subscriber in list(outbox.members):
+            data = frames[0] if count == 1 else b"".join(frames)
+            for subscriber in tuple(outbox.members):
                 missed = last_seq - subscriber.next_seq
                 if subscriber.outbox is not outbox or missed <= 0:
                     continue  # left, or brought up to date by a reply, since the round began
                 subscriber.next_seq = last_seq
-                if missed == count:
-                    data = data or b"".join(islice(outbox.frames, count))
-                    self._write_joined(subscriber, data, count)
-                else:
-                    frames = outbox.frames[count - missed : count]
-                    self._write_joined(subscriber, b"".join(frames), missed)
-                left -= 1
-                if not left:
-                    left = SLICE
+                batch = data
+                if missed != count:  # a reply brought it up to date in between
+                    batch = b"".join(frames[count - missed : count])
+                held = subscriber.sink.write(batch)
+                frames_written += missed
+                bytes_written += len(batch)
+                if held > HIGH_WATER_BYTES:
+                    self._judge(subscriber, held)
+                written += 1
+                if written == SLICE:
+                    self._count(frames_written, bytes_written)
+                    written = frames_written = bytes_written = 0
                     yield
-            outbox.drop(count)
-            if outbox.frames:  # published to while this round was writing
+            outbox.first_seq = last_seq  # every member has had these
+            del frames[:count]
+            if frames:  # published to while this round was writing
                 self._dirty.append(outbox)
+        self._count(frames_written, bytes_written)
         took = perf_counter() - started
         self._resume_at = started + took * (1 + PACE_SHARE) if took > PACE_ABOVE_S else 0.0
 

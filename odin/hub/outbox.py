@@ -20,8 +20,8 @@ _NOTHING: frozenset[Topic] = frozenset()  # Python makes a new empty one each ti
 class Sink(Protocol):
     """What the hub needs of a socket. None of these calls may block or raise."""
 
-    def write(self, data: bytes) -> None:
-        """Hand bytes to the transport."""
+    def write(self, data: bytes) -> int:
+        """Hand bytes to the transport; return what it held before, as `backlog_bytes` does."""
         ...
 
     def backlog_bytes(self) -> int:
@@ -78,14 +78,6 @@ class Outbox:
         start = subscriber.next_seq - self.first_seq
         subscriber.next_seq = self.first_seq + len(self.frames)
         return self.frames[start:] if start else self.frames
-
-    def drop(self, count: int) -> None:
-        """Forget the oldest `count` frames, which every member has had."""
-        self.first_seq += count
-        if count == len(self.frames):
-            self.frames = []
-        else:
-            del self.frames[:count]
 
 
 class Backlog:

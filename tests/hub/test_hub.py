@@ -28,8 +28,9 @@ class Socket:
         self.held = 0
         self.stalls = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         self.writes.append(data)
+        return self.held
 
     def backlog_bytes(self) -> int:
         return self.held
@@ -241,9 +242,9 @@ async def test_a_slow_flush_is_followed_by_a_pause(
     monkeypatch.setattr(hub_module, "perf_counter", lambda: now[0])
 
     class Slow(Socket):
-        def write(self, data: bytes) -> None:
-            super().write(data)
+        def write(self, data: bytes) -> int:
             now[0] += 0.008
+            return super().write(data)
 
     socket = Slow()
     hub.subscribe(hub.attach(socket), ["a"])

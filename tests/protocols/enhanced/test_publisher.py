@@ -45,7 +45,7 @@ class Reader:
     def unsubscribe(self, *keys: InstrumentKey) -> None:
         self.hub.unsubscribe(self.subscriber, [QuoteTopic(key, self.encoding) for key in keys])
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         while data:
             opcode, payload, data = read_frame(data)
             if self.encoding == "binary":
@@ -59,6 +59,7 @@ class Reader:
             else:
                 self.kinds.append("whole")
                 self.held[message["token"]] = message["data"]
+        return self.held_bytes
 
     def backlog_bytes(self) -> int:
         return self.held_bytes
