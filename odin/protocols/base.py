@@ -163,11 +163,14 @@ class Peer:
 
     # ------------------------------------------------------------------ Sink
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         transport = self._transport
-        if transport is not None and self._ending is None and not transport.is_closing():
-            self._written += len(data)
-            transport.write(data)
+        if transport is None or self._ending is not None or transport.is_closing():
+            return 0
+        held = transport.get_write_buffer_size()
+        self._written += len(data)
+        transport.write(data)
+        return held
 
     def backlog_bytes(self) -> int:
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
