@@ -37,13 +37,17 @@ WHERE client_id IN (SELECT json_extract(value, '$[0]') FROM json_each(:rows))
 AND NOT EXISTS (SELECT 1 FROM subscriptions AS s WHERE s.client_id = clients.client_id);
 
 -- name: see_clients(rows)!
--- rows: JSON array of [client_id, now_ms]. A client's first subscription makes its row.
-INSERT INTO clients (client_id, created_ms, last_seen_ms)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[1]')
+-- rows: JSON array of [client_id, now_ms, resume_sha256 or null]. A client's first subscription
+-- makes its row; the resume token it has once is its for good.
+INSERT INTO clients (client_id, created_ms, last_seen_ms, resume_sha256)
+SELECT
+    json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[1]'),
+    json_extract(value, '$[2]')
 FROM json_each(:rows)
 WHERE true
 ON CONFLICT (client_id) DO UPDATE SET
-    last_seen_ms = max(last_seen_ms, excluded.last_seen_ms);
+    last_seen_ms = max(last_seen_ms, excluded.last_seen_ms),
+    resume_sha256 = coalesce(resume_sha256, excluded.resume_sha256);
 
 -- name: add_subscriptions()!
 -- Subscribing again moves to the end: REPLACE gives the row a new position.
@@ -78,6 +82,27 @@ ORDER BY last_seen_ms DESC, client_id;
 
 -- name: client(client_id)^
 SELECT client_id, created_ms, last_seen_ms FROM clients WHERE client_id = :client_id;
+
+-- name: keep_resume_token(client_id, resume_sha256)!
+UPDATE clients SET resume_sha256 = :resume_sha256
+WHERE client_id = :client_id AND resume_sha256 IS NULL;
+
+-- name: resume_sha256(client_id)$
+SELECT resume_sha256 FROM clients WHERE client_id = :client_id;
+
+
+-- API keys -----------------------------------------------------------------------------------
+
+-- name: api_keys()
+SELECT id, name, scopes, secret_sha256, created_ms, revoked_ms FROM api_keys
+ORDER BY created_ms, id;
+
+-- name: add_api_key(id, name, scopes, secret_sha256, created_ms)!
+INSERT INTO api_keys (id, name, scopes, secret_sha256, created_ms)
+VALUES (:id, :name, :scopes, :secret_sha256, :created_ms);
+
+-- name: revoke_api_key(id, now_ms)!
+UPDATE api_keys SET revoked_ms = max(created_ms, :now_ms) WHERE id = :id AND revoked_ms IS NULL;
 
 
 -- Instruments --------------------------------------------------------------------------------
@@ -218,3 +243,14 @@ SELECT
     (SELECT count(*) FROM clients),
     (SELECT count(*) FROM subscriptions),
     (SELECT count(*) FROM instruments);
+
+-- name: newest_instant()$
+-- The latest time, epoch ms, at which anything was noted down.
+SELECT max(at_ms) FROM (
+    SELECT max(last_seen_ms) AS at_ms FROM clients
+    UNION ALL SELECT max(imported_ms) FROM instrument_imports
+    UNION ALL SELECT max(applied_ms) FROM schema_migration
+);
+
+-- name: last_import_instant()$
+SELECT imported_ms FROM instrument_imports ORDER BY version DESC LIMIT 1;

@@ -1,9 +1,8 @@
-"""Every setting of the server, with the text that documents it.
+"""How settings are read, checked and shown; what there is to set is in settings.py.
 
 A setting is read from `odin.toml`, then from the environment (`ODIN_SERVER__PORT`, and the plain
 HOST, PORT and CORS_ORIGINS), then from command-line flags; the last one wins. Unknown names and
-bad values are errors, and all of them are reported together. docs/configuration.md is generated
-from this module.
+bad values are errors, and all of them are reported together.
 """
 
 import difflib
@@ -13,181 +12,20 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 import orjson
-from msgspec import Meta, inspect
+from msgspec import inspect
 
 from odin.errors import ConfigError, reflect
-
-
-class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the server listens."""
-
-    host: Annotated[
-        str, Meta(description="Address to listen on. Loopback unless you open it on purpose.")
-    ] = "127.0.0.1"
-    port: Annotated[
-        int, Meta(ge=0, le=65535, description="TCP port; 0 lets the system choose one.")
-    ] = 8080
-    cors_origins: Annotated[
-        tuple[str, ...],
-        Meta(
-            description="Origins of web pages that may connect or call the API, exactly as a "
-            'browser sends them ("https://app.example.com"), or "*" for all. Pages from this '
-            "server's own address and programs that send no Origin are always let in."
-        ),
-    ] = ()
-    backlog: Annotated[
-        int, Meta(ge=1, description="Connections the kernel may hold before they are accepted.")
-    ] = 4096
-    shutdown_grace_s: Annotated[
-        float,
-        Meta(ge=0, le=60, description="How long a stop waits for clients to close, seconds."),
-    ] = 5.0
-
-
-class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one client, one address and all together may use. Announced in `welcome`."""
-
-    connections: Annotated[
-        int, Meta(ge=1, description="Connections in all; more get HTTP 503 with Retry-After.")
-    ] = 10_000
-    connections_per_address: Annotated[
-        int, Meta(ge=1, description="Connections from one address; more get HTTP 429.")
-    ] = 100
-    connects_per_s: Annotated[
-        float, Meta(gt=0, description="New connections a second from one address, on average.")
-    ] = 5.0
-    connect_burst: Annotated[
-        int, Meta(ge=1, description="New connections one address may make at once.")
-    ] = 20
-    exempt_addresses: Annotated[
-        tuple[str, ...],
-        Meta(description="Addresses that the limits per address do not count."),
-    ] = ("127.0.0.1", "::1")
-    requests_per_s: Annotated[
-        float, Meta(gt=0, description="Requests a second on one connection, on average.")
-    ] = 20.0
-    request_burst: Annotated[
-        int, Meta(ge=1, description="Requests one connection may send at once.")
-    ] = 60
-    message_bytes: Annotated[
-        int,
-        Meta(ge=1024, le=16_777_216, description="Largest message; a larger one closes with 1009."),
-    ] = 65_536
-    stocks_per_request: Annotated[int, Meta(ge=1, description="Stocks in one request.")] = 1000
-    subscriptions_per_client: Annotated[
-        int, Meta(ge=1, description="Stocks one client_id may hold.")
-    ] = 3000
-    ping_interval_s: Annotated[
-        float,
-        Meta(gt=0, description="Seconds between pings; a pong must follow within half of it."),
-    ] = 20.0
-    progress_timeout_s: Annotated[
-        float,
-        Meta(gt=0, description="A client that takes nothing for so long is closed with 4408."),
-    ] = 10.0
-
-
-class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The SQLite database of clients, subscriptions, instruments and daily history."""
-
-    path: Annotated[str, Meta(min_length=1, description="File of the database.")] = "./odin.db"
-    busy_timeout_s: Annotated[
-        float,
-        Meta(ge=0, le=30, description="How long a change waits while another process locks it."),
-    ] = 3.0
-    client_expiry_days: Annotated[
-        float,
-        Meta(gt=0, description="A client that has not connected for so long is forgotten."),
-    ] = 30.0
-
-
-class MarketSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When the market is open."""
-
-    gate: Annotated[
-        Literal["calendar", "always"],
-        Meta(
-            description='"calendar": market_data flows in market hours only. "always": at any '
-            "hour, for testing; every status message then says so."
-        ),
-    ] = "calendar"
-    calendar_file: Annotated[
-        str,
-        Meta(
-            description="TOML file that adds or overrides trading days; read again when it "
-            "changes. Empty: none."
-        ),
-    ] = ""
-
-
-class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where market data comes from."""
-
-    kind: Annotated[
-        Literal["simulator", "none"],
-        Meta(description='"simulator": a synthetic market, marked as such. "none": no data.'),
-    ] = "simulator"
-    stale_after_s: Annotated[
-        float,
-        Meta(
-            gt=0,
-            description="The feed counts as stale when nothing arrives for so long in an open "
-            "market.",
-        ),
-    ] = 15.0
-    linger_s: Annotated[
-        float,
-        Meta(ge=0, description="How long an instrument stays wanted after its last subscriber."),
-    ] = 30.0
-
-
-class SimulatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The synthetic market."""
-
-    seed: Annotated[int, Meta(description="The same seed gives the same market.")] = 1
-    rate_hz: Annotated[
-        float, Meta(gt=0, le=1000, description="Ticks a second for each wanted instrument.")
-    ] = 1.0
-    clock: Annotated[
-        Literal["wall", "session"],
-        Meta(
-            description='"wall": real market hours. "session": its own market clock that starts '
-            "at 09:15 IST of the latest trading day and jumps from each close to the next opening."
-        ),
-    ] = "wall"
-
-
-class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the server writes to standard error."""
-
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="Least level written.")
-    ] = "info"
-    format: Annotated[
-        Literal["auto", "text", "json"],
-        Meta(description='"auto": text on a terminal, one JSON object a line otherwise.'),
-    ] = "auto"
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All settings; one attribute a section."""
-
-    server: ServerSettings = ServerSettings()
-    limits: LimitSettings = LimitSettings()
-    store: StoreSettings = StoreSettings()
-    market: MarketSettings = MarketSettings()
-    feed: FeedSettings = FeedSettings()
-    simulator: SimulatorSettings = SimulatorSettings()
-    log: LogSettings = LogSettings()
-
+from odin.settings import Settings
 
 NOT_SETTINGS = {
     "ODIN_CONFIG": "The configuration file, where --config does not name one.",
+    "ODIN_API_KEY": "The API key that `odin tail` sends.",
     "ODIN_LOOP": 'The event loop: "uvloop" or "asyncio". Unset: uvloop where it is installed.',
 }
 """ODIN_ variables that are no settings, with what they are for."""
@@ -293,6 +131,38 @@ def load(
         section, _, key = name.partition(".")
         tree.setdefault(section, {})[key] = value
     return msgspec.convert(tree, Settings)
+
+
+def check_access(settings: Settings) -> None:
+    """Raise ConfigError where the settings would open the server to others unguarded, or name
+    proxies or TLS files that cannot be used together."""
+    server = settings.server
+    problems = []
+    is_guarded = settings.auth.mode == "required" or server.allow_anonymous
+    if not is_guarded and not _is_loopback(server.host):
+        problem = (
+            f"{reflect(server.host)!r} can be reached by others and authentication is off: "
+            "set auth.mode to required, or give --allow-anonymous"
+        )
+        problems.append(("server.host", problem))
+    if bool(server.tls_cert) != bool(server.tls_key):
+        missing = "server.tls_key" if server.tls_cert else "server.tls_cert"
+        problems.append((missing, "must be set too: TLS needs the certificate and its key"))
+    for text in server.trusted_proxies:
+        try:
+            ip_network(text)
+        except ValueError:
+            problem = f"{reflect(text)!r} is neither an address nor a network"
+            problems.append(("server.trusted_proxies", problem))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def env_name(path: str) -> str:

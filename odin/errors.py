@@ -13,10 +13,12 @@ OdinError
 │  └─ FeedSilent          connected, but nothing arrives when something should
 ├─ StoreError
 │  ├─ StoreUnavailable    locked, full, read-only: honest answer now, retry later
+│  ├─ StoreFull           as many clients as it may keep: a new one is refused
 │  └─ MigrationError      the database and this version do not fit
 └─ ReferenceDataError     an instrument master, history or calendar file cannot be used
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,11 +26,20 @@ MAX_ERROR_CHARS = 200
 MAX_REFLECTED_CHARS = 64
 
 
+_SECRET = re.compile(r"odin_([0-9a-f]{8}|ticket|resume)_[A-Za-z0-9_-]+", re.ASCII)
+
+
+def mask_secrets(text: str) -> str:
+    """Return a text without the secrets of API keys, tickets and resume tokens in it."""
+    return _SECRET.sub(r"odin_\1_********", text) if "odin_" in text else text
+
+
 def reflect(value: object, limit: int = MAX_REFLECTED_CHARS) -> str:
     """Return input made safe to show again: at most `limit` characters, control characters
-    and lone surrogates escaped, so that neither a log line nor an answer can be forged."""
+    and lone surrogates escaped, so that neither a log line nor an answer can be forged, and
+    secrets that were sent in the wrong place masked."""
     text = value if isinstance(value, str) else str(value)
-    text = text[: limit + 1]
+    text = mask_secrets(text[:1024])[: limit + 1]
     safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
@@ -101,6 +112,11 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
         "The subscription could not be saved, nothing was changed; try again shortly",
         "The database is locked, full or read-only.",
     ),
+    "too_many_clients": ErrorSpec(
+        "No more new client_ids are kept for now, nothing was changed; use one that is known",
+        "The first subscription of a client_id when `limits.stored_clients` are kept, or when its "
+        "address or API key brought `limits.new_clients_per_day`.",
+    ),
     "session_taken_over": ErrorSpec(
         "This client_id has connected elsewhere; this connection ends",
         "Sent to the old connection before close code 4409.",
@@ -116,6 +132,9 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
     "bad_handshake": ErrorSpec(
         "A WebSocket handshake needs HTTP/1.1", "HTTP 400 for an upgrade by HTTP/1.0."
     ),
+    "bad_request": ErrorSpec(
+        "The request was not HTTP that could be read", "HTTP 400, and the connection ends."
+    ),
     "upgrade_required": ErrorSpec(
         "This address speaks WebSocket: connect with ws://HOST/enhanced-stream?client_id=YOUR_ID",
         "HTTP 426 for a plain GET.",
@@ -123,6 +142,33 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
     "origin_not_allowed": ErrorSpec(
         "Pages of this Origin may not connect, see server.cors_origins",
         "HTTP 403 for a web page that is not on the list.",
+    ),
+    "authentication_required": ErrorSpec(
+        "Authentication is required, see docs/authentication.md",
+        "HTTP 401 for the API without credentials; on a WebSocket, when something else than "
+        "`authenticate` comes first or nothing in 10 s, before close code 4401.",
+    ),
+    "authentication_failed": ErrorSpec(
+        "The credentials were not accepted",
+        "A key or ticket is wrong, unknown, revoked or used: HTTP 401 before the upgrade, close "
+        "code 4401 after it. Also sent when a key is revoked while it is connected.",
+    ),
+    "too_many_failures": ErrorSpec(
+        "Too many failed attempts to authenticate came from this address; wait a minute",
+        "HTTP 429 before the upgrade, close code 4429 after it: 10 failures in a minute.",
+    ),
+    "scope_missing": ErrorSpec(
+        "The key does not have the scope that this needs",
+        "HTTP 403 before the upgrade, close code 4403 after it.",
+    ),
+    "resume_token_required": ErrorSpec(
+        "This client_id is continued with its resume token only",
+        "The token is missing or wrong (`auth.require_resume_token`), before close code 4403.",
+    ),
+    "authentication_not_needed": ErrorSpec(
+        "This connection is not waiting for credentials",
+        "`authenticate` on a connection that is served already. HTTP 404 for a ticket where "
+        "authentication is off.",
     ),
     "too_many_connections": ErrorSpec(
         "Too many connections, try again shortly",
@@ -224,6 +270,10 @@ class StoreError(OdinError):
 
 class StoreUnavailable(StoreError):
     """Locked, full, read-only or gone: nothing was changed, trying again may work."""
+
+
+class StoreFull(StoreError):
+    """The database keeps as many clients as it may, and this one is new; nothing was changed."""
 
 
 class MigrationError(StoreError):

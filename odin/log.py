@@ -3,18 +3,30 @@
 Text on a terminal, one JSON object a line otherwise. Control characters are escaped in both, a
 stack trace becomes one field, so that no input can forge a line or colour a terminal. Extra
 fields come from `extra=` of the logging call. Loggers are called "odin.…"; it never logs what
-clients send.
+clients send, and an event that comes without end is left out but for a few, so that nobody can
+fill a disk with it.
 """
 
 import logging
 import os
+import re
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
 import orjson
 
+from odin.errors import mask_secrets
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+EVENT_BURST = 50
+"""Lines of one event (its text before anything is filled in) that are written at once."""
+EVENT_EVERY_S = 10.0
+"""Afterwards one in so long, with the number of those left out."""
+MAX_EVENTS = 1000
+
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 
 
@@ -53,6 +65,8 @@ def setup(settings: LogSettings, stream: TextIO | None = None) -> None:
     root.addHandler(handler)
     root.setLevel(max(level, logging.WARNING))
     logging.getLogger("odin").setLevel(level)
+    # It warns of every subprotocol that is not ours, and quotes it.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 
 class JsonLine(logging.Formatter):
@@ -74,7 +88,7 @@ class JsonLine(logging.Formatter):
         except TypeError:  # a lone surrogate, an integer of more than 64 bits, a cycle
             plain = {escape(str(key)): escape(str(value)) for key, value in fields.items()}
             line = orjson.dumps(plain)
-        text = line.decode()
+        text = mask_secrets(line.decode())
         if text.isprintable():
             return text
         return "".join(c if c.isprintable() else _json_escape(c) for c in text)
@@ -94,7 +108,8 @@ class TextLine(logging.Formatter):
             shown = f"\x1b[{_COLOURS[level]}m{shown}\x1b[0m"
         head = f"{_time(record)} {shown} {escape(record.name)}: {escape(_event(record))}"
         extra = _extra(record)
-        return " ".join([head, *(f"{escape(k)}={_text_value(v)}" for k, v in extra.items())])
+        fields = (f"{escape(k)}={_text_value(v)}" for k, v in extra.items())
+        return mask_secrets(" ".join([head, *fields]))
 
 
 def escape(text: str) -> str:
@@ -104,14 +119,54 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+class Flood:
+    """Decides which records of an event that comes often are written.
+
+    Those of the level DEBUG all are, as somebody asked for them, and so are CRITICAL ones.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._events: dict[tuple[str, str], tuple[float, int]] = {}
+        """When an event's allowance is whole again, and how many of it were left out."""
+
+    def admits(self, record: logging.LogRecord) -> bool:
+        """Whether to write the record; the first after a gap gets `left_out`, the gap's size."""
+        if record.levelno <= logging.DEBUG or record.levelno >= logging.CRITICAL:
+            return True
+        if len(self._events) >= MAX_EVENTS:
+            self._events.clear()
+        event = (record.name, str(record.msg))
+        now_s = self._now_s()
+        whole_s, left_out = self._events.get(event, (now_s, 0))
+        whole_s = max(whole_s, now_s) + EVENT_EVERY_S
+        if whole_s > now_s + EVENT_BURST * EVENT_EVERY_S:
+            self._events[event] = (whole_s - EVENT_EVERY_S, left_out + 1)
+            return False
+        if left_out:
+            record.__dict__["left_out"] = left_out
+        self._events[event] = (whole_s, 0)
+        return True
+
+
 class _Output(logging.StreamHandler[TextIO]):
     """The handler that setup() installs; a class of its own so that it can be found again."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._flood = Flood()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._flood.admits(record):
+            super().emit(record)
 
 
 class _ClientFaults(logging.Filter):
     """Turns aiohttp's errors with stack about unreadable requests into one short INFO line.
 
-    Anybody can send bytes that are not HTTP; with a stack each they would fill the log.
+    Anybody can send bytes that are not HTTP; with a stack each they would fill the log. Nor does it
+    say what was sent, as aiohttp's texts do: that may be a ticket in a URL or an API key in a
+    header.
     """
 
     def __init__(self, level: int) -> None:
@@ -125,7 +180,7 @@ class _ClientFaults(logging.Filter):
         record.exc_info = None
         record.exc_text = None
         record.levelno, record.levelname = logging.INFO, "INFO"
-        record.__dict__["reason"] = " ".join(str(fault).split())[:200]
+        record.__dict__["reason"] = _WORD_START.sub(" ", type(fault).__name__).lower()
         return self._level <= logging.INFO
 
 
@@ -155,6 +210,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 _STACKS = logging.Formatter()
+_WORD_START = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def _text_value(value: object) -> str:

@@ -36,6 +36,7 @@ class Metrics:
     takeovers: int = _counter("Sessions taken over by a newer connection")
     disconnects_slow: int = _counter("Connections ended because the client took nothing")
     disconnects_silent: int = _counter("Connections ended because no pong came")
+    protocol_errors: int = _counter("Connections ended because a client broke RFC 6455")
     requests: int = _counter("Requests received from clients")
     request_errors: int = _counter("Requests answered with an error")
     requests_rate_limited: int = _counter("Requests refused for their rate")

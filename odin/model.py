@@ -18,6 +18,18 @@ MAX_PRICE: Final = 1e9
 Phase = Literal["closed", "pre_open", "open", "closing_auction", "post_close"]
 
 
+class ApiKey(NamedTuple):
+    """One API key as it is kept: its secret cannot be read from it."""
+
+    id: str
+    """Public: it names the key in lists and in the database."""
+    name: str
+    scopes: frozenset[str]
+    secret_sha256: str
+    created_ms: int
+    revoked_ms: int | None = None
+
+
 class InstrumentKey(NamedTuple):
     """What identifies an instrument: tokens are unique only inside (exchange, segment)."""
 

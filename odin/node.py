@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from odin import reference
 from odin.clock import NS_PER_MS, Clock, SessionClock, WallClock, ist_date
-from odin.config import Settings
 from odin.errors import OdinError, StoreError
 from odin.feeds.base import Demand, Feed, FeedSupervisor
 from odin.feeds.simulator import Simulator
@@ -32,8 +31,11 @@ from odin.model import (
     Tick,
     YearSummary,
 )
+from odin.protocols.access import Access
+from odin.protocols.admission import Origins
 from odin.protocols.enhanced.endpoint import EnhancedEndpoint
 from odin.protocols.enhanced.wire import MarketView
+from odin.settings import Settings
 from odin.store.journal import Journal
 from odin.store.sqlite import SqliteStore
 from odin.topics import QuoteTopic, Topic
@@ -47,6 +49,7 @@ EXCHANGES = ("NSE", "BSE")
 """Exchanges with a calendar; the first is the one whose status clients are told."""
 BELL_CHECK_S = 0.1
 RELOAD_CHECK_S = 2.0
+KEY_CHECK_S = 0.5  # a revoked key must be without effect in two seconds
 TOUCH_S = 60.0
 MS_PER_DAY = 86_400_000
 
@@ -123,10 +126,12 @@ class Node:
             )
         self.demand = Demand(
             registry.get,
-            self.supervisor.want if self.supervisor else _want_nothing,
-            self.supervisor.unwant if self.supervisor else _want_nothing,
+            self.supervisor.want if self.supervisor else lambda _: None,
+            self.supervisor.unwant if self.supervisor else lambda _: None,
             linger_s=settings.feed.linger_s,
         )
+        self.access = Access.of(settings, store)
+        self.origins = Origins.of(settings)
         self.enhanced = EnhancedEndpoint(
             hub=self.hub,
             registry=registry,
@@ -135,11 +140,14 @@ class Node:
             journal=self.journal,
             market=self,
             limits=settings.limits,
-            origins=settings.server.cors_origins,
+            origins=self.origins,
+            access=self.access,
+            require_resume_token=settings.auth.require_resume_token,
             metrics=self.metrics,
             now_ms=self.clock.now_ms,
             wall_ms=WallClock().now_ms,
         )
+        self.access.on_gone = self.enhanced.expel
         self.started_ms = WallClock().now_ms()
         self.is_ready = False
         self._is_feed_well = True
@@ -171,7 +179,9 @@ class Node:
         clock: market time, where neither the settings' nor the recording's is wanted.
         """
         store = await SqliteStore.open(
-            settings.store.path, busy_timeout_s=settings.store.busy_timeout_s
+            settings.store.path,
+            busy_timeout_s=settings.store.busy_timeout_s,
+            max_clients=settings.limits.stored_clients,
         )
         try:
             registry = InstrumentRegistry()
@@ -211,6 +221,9 @@ class Node:
         self.gate.bells(self.clock.now_ms())
         self._start("journal", self.journal.run())
         self._start("bells", self._repeat("bells", BELL_CHECK_S, self._check_bells))
+        if self.access.auth is not None:
+            await self.access.refresh()
+            self._start("keys", self._repeat("keys", KEY_CHECK_S, self.access.refresh))
         self._start("reload", self._repeat("reload", RELOAD_CHECK_S, self._check_reload))
         self._start("housekeeping", self._repeat("housekeeping", TOUCH_S, self._keep_house))
         if self.supervisor is not None:
@@ -251,7 +264,7 @@ class Node:
         if now_ms >= self.gate.next_change_ms:
             self._check_bells()
         if is_streaming:
-            self.enhanced.quotes.publish(tick.key, quote)
+            self.enhanced.quotes.publish(tick.key, quote, now_ms)
         else:
             self.metrics.ticks_gated += 1
 
@@ -473,6 +486,7 @@ class Node:
         )
         gauge("instruments", "Instruments in the registry", lambda: len(self.registry))
         gauge("market_open", "1 while market_data flows", lambda: self.view().is_streaming)
+        gauge("tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks()))
         gauge("feed_stale", "1 while the feed is stale", lambda: self.feed_status.is_stale)
 
 
@@ -484,7 +498,3 @@ def read_calendars(overrides: str) -> dict[str, Calendar]:
 
 def _keys(topics: Sequence[Topic]) -> list[InstrumentKey]:
     return [InstrumentKey(*topic.key) for topic in topics if isinstance(topic, QuoteTopic)]
-
-
-def _want_nothing(_instruments: object) -> None:
-    return

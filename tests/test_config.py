@@ -12,13 +12,14 @@ from msgspec import Meta
 from odin.config import (
     NOT_SETTINGS,
     PLAIN_VARIABLES,
-    Settings,
+    check_access,
     dump_toml,
     env_name,
     load,
     settings_table,
 )
 from odin.errors import ConfigError
+from odin.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -356,6 +357,8 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
             return st.floats(
                 **bound, exclude_min=meta.gt is not None, allow_nan=False, allow_infinity=False
             )
+        if inner is bool:
+            return st.booleans()
         if inner is str:
             return st.text(st.characters(exclude_categories=["Cs"]), min_size=meta.min_length or 0)
         hint = inner
@@ -472,3 +475,44 @@ def test_a_section_cannot_hold_what_cannot_be_documented() -> None:
 
     with pytest.raises(TypeError, match="a setting cannot have the type"):
         settings_table(Root)
+
+
+# -------------------------------------------------------------------- who may reach it
+
+
+def access_problems(**flags: object) -> list[tuple[str, str]]:
+    settings = load(environ={}, flags={k.replace("__", "."): v for k, v in flags.items()})
+    try:
+        check_access(settings)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_on_loopback_nothing_is_needed(host: str) -> None:
+    assert access_problems(server__host=host) == []
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "", "192.168.1.5", "odin.example", "localhost.example", "127.1"]
+)
+def test_on_other_addresses_authentication_is_needed_or_a_word(host: str) -> None:
+    ((path, problem),) = access_problems(server__host=host)
+    assert path == "server.host"
+    assert "--allow-anonymous" in problem
+    assert access_problems(server__host=host, auth__mode="required") == []
+    assert access_problems(server__host=host, server__allow_anonymous=True) == []
+
+
+def test_tls_needs_both_files() -> None:
+    assert [path for path, _ in access_problems(server__tls_cert="a")] == ["server.tls_key"]
+    assert [path for path, _ in access_problems(server__tls_key="a")] == ["server.tls_cert"]
+    assert access_problems(server__tls_cert="a", server__tls_key="b") == []
+
+
+def test_proxies_are_addresses_or_networks() -> None:
+    right = ("10.0.0.1", "10.0.0.0/8", "2001:db8::/32", "::1")
+    assert access_problems(server__trusted_proxies=right) == []
+    wrong = access_problems(server__trusted_proxies=("10.0.0.1/8", "proxy.example", ""))
+    assert [path for path, _ in wrong] == ["server.trusted_proxies"] * 3

@@ -19,6 +19,7 @@ from odin.errors import (
     Disconnect,
     ErrorSpec,
     OdinError,
+    mask_secrets,
     reflect,
 )
 
@@ -110,3 +111,17 @@ def test_close_codes_may_be_sent_and_fit_a_close_frame(code: int, spec: errors.C
 def test_a_disconnect_has_the_reason_of_its_code_or_a_better_one() -> None:
     assert str(Disconnect(4409)) == "4409 session taken over"
     assert Disconnect(1008, "unmasked frame").reason == "unmasked frame"
+
+
+@pytest.mark.parametrize("kind", ["1f2e3d4c", "ticket", "resume"])
+def test_secrets_in_the_wrong_place_are_masked(kind: str) -> None:
+    secret = "aB3_-" * 8 + "xyz"
+    text = f'key="odin_{kind}_{secret}", again odin_{kind}_{secret[:7]}'
+    assert mask_secrets(text) == f'key="odin_{kind}_********", again odin_{kind}_********'
+    assert secret[:7] not in reflect(f"{'x' * 40}odin_{kind}_{secret}")
+    assert secret[:7] not in ClientError("unknown_action", action=f"odin_{kind}_{secret}").message
+
+
+def test_other_names_are_left_as_they_are() -> None:
+    text = "odin_frames_published_total odin_streamer odin.db odin_1f2e3d4_x"
+    assert mask_secrets(text) == text

@@ -1,11 +1,13 @@
 """One event, one line: text for people, JSON for machines."""
 
+import asyncio
 import io
 import json
 import logging
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,7 +15,17 @@ from aiohttp.http_exceptions import BadStatusLine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odin.log import JsonLine, TextLine, escape, setup
+from odin.log import (
+    EVENT_BURST,
+    EVENT_EVERY_S,
+    MAX_EVENTS,
+    Flood,
+    JsonLine,
+    TextLine,
+    escape,
+    setup,
+)
+from tests.support.server import start_server
 
 
 class Chosen(NamedTuple):
@@ -273,3 +285,85 @@ def test_our_own_faults_under_aiohttp_keep_their_stack() -> None:
     line = json.loads(stream.getvalue())
     assert line["level"] == "error"
     assert "KeyError" in line["stack"]
+
+
+SECRET = "tHe-SeCrEt"
+UNREADABLE = [
+    f"GET /enhanced-stream?ticket={SECRET}\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
+    f"GET /enhanced-stream?ticket={SECRET} HTTP/9.9\r\n\r\n",
+    f"{SECRET} / HTTP/1.1\r\n\r\n",
+    f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization : Bearer {SECRET}\r\n\r\n",
+    f"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer \x01{SECRET}\r\n\r\n",
+    f"GET / HTTP/1.1\r\nHost: a\r\nX: {SECRET}{'A' * 9000}\r\n\r\n",
+    f"GET http://[{SECRET}/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    f"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {SECRET}\r\n\r\n",
+]
+
+
+async def test_a_request_that_cannot_be_read_is_not_quoted_in_the_log(tmp_path: Path) -> None:
+    """aiohttp would: its errors show the line that they are about."""
+    stream = io.StringIO()
+    setup(Chosen(level="debug", format="json"), stream)
+    server = await start_server(tmp_path)
+    host, port = server.http.removeprefix("http://").split(":")
+    for request in UNREADABLE:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(request.encode("latin-1"))
+        assert b" 400 " in await reader.readline()
+        writer.close()
+    await server.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    reasons = [line["reason"] for line in lines if line["logger"] == "aiohttp.server"]
+    assert {"bad status line", "bad http message", "line too long"} <= set(reasons)
+    assert all(re.fullmatch("[a-z ]+", reason) for reason in reasons)
+    assert SECRET.lower() not in stream.getvalue().lower()
+
+
+# -------------------------------------------------------------------- no flood
+
+
+def test_an_event_without_end_is_written_now_and_then_and_the_rest_counted() -> None:
+    now_s = 1000.0
+    flood = Flood(lambda: now_s)
+    written = [flood.admits(record("client %d", n)) for n in range(10_000)]
+    assert written == [True] * EVENT_BURST + [False] * (10_000 - EVENT_BURST)
+    now_s += EVENT_EVERY_S
+    late = record("client %d", 10_000)
+    assert flood.admits(late)
+    assert vars(late)["left_out"] == 10_000 - EVENT_BURST
+    assert not flood.admits(record("client %d", 10_001))
+    now_s += EVENT_BURST * EVENT_EVERY_S
+    assert [flood.admits(record("client %d", n)) for n in range(100)].count(True) == EVENT_BURST
+
+
+def test_a_flood_of_one_event_hides_no_other() -> None:
+    flood = Flood(lambda: 0.0)
+    while flood.admits(record("noise from %s", "somebody")):
+        pass
+    assert flood.admits(record("something else"))
+    ended = record("noise from %s", "the server")
+    ended.levelno = logging.CRITICAL
+    assert flood.admits(ended)
+
+
+def test_what_is_remembered_of_events_is_bounded() -> None:
+    flood = Flood(lambda: 0.0)
+    for n in range(3 * MAX_EVENTS):
+        flood.admits(record(f"event {n}"))
+    assert len(flood._events) <= MAX_EVENTS
+
+
+def test_a_client_cannot_fill_the_disk_with_requests_nobody_can_read() -> None:
+    stream = io.StringIO()
+    setup(Chosen(), stream)
+    fault = BadStatusLine("x" * 5000)
+    for _ in range(20_000):
+        logging.getLogger("aiohttp.server").error("Error from %s", "::1", exc_info=fault)
+    assert len(stream.getvalue()) < 200 * (EVENT_BURST + 5)
+
+
+def test_debug_is_whole() -> None:
+    flood = Flood(lambda: 0.0)
+    made = record("detail")
+    made.levelno = logging.DEBUG
+    assert all(flood.admits(made) for _ in range(10 * EVENT_BURST))

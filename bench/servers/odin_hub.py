@@ -20,13 +20,13 @@ from source import (
     topics_of,
 )
 
-from odin.config import LimitSettings
 from odin.hub.hub import Hub
 from odin.hub.outbox import Subscriber
 from odin.metrics import Metrics
 from odin.model import InstrumentKey
 from odin.protocols.base import Heartbeat, Peer
 from odin.protocols.frames import text_frame
+from odin.settings import LimitSettings
 from odin.topics import QuoteTopic
 
 MANY = 1_000_000

@@ -27,10 +27,10 @@ from source import (
 )
 
 from odin import log as logs
-from odin.config import Settings
 from odin.model import DailyBar, Instrument, InstrumentKey, Tick
 from odin.node import Node
 from odin.server.run import address_of, listen
+from odin.settings import Settings
 from odin.store.sqlite import SqliteStore
 
 KEYS = [InstrumentKey(EXCHANGE, "CM", FIRST_TOKEN + topic) for topic in range(TOPICS)]

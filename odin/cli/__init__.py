@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from odin import __version__
-from odin.cli import database, reference, servers
+from odin.cli import database, doctor, keys, reference, servers
 from odin.cli.options import config_option, load_settings
 from odin.errors import ConfigError, OdinError
 
@@ -71,7 +71,9 @@ def config_show(config: Path | None) -> None:
 @config_option
 def config_check(config: Path | None) -> None:
     """Report every problem of the configuration; exit code 78 if there is one."""
-    load_settings(config)
+    from odin.config import check_access
+
+    check_access(load_settings(config))
     click.echo("The configuration is fine")
 
 
@@ -104,6 +106,8 @@ for command in (
     servers.demo,
     servers.replay,
     servers.tail,
+    doctor.doctor,
+    keys.keys,
     database.clients,
     database.db,
     reference.instruments,

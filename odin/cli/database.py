@@ -11,7 +11,7 @@ from odin.cli.output import print_fields, print_json, print_table, when
 from odin.errors import OdinError, reflect
 
 if TYPE_CHECKING:
-    from odin.config import Settings
+    from odin.settings import Settings
     from odin.store.sqlite import SqliteStore
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from odin.config import Settings
+    from odin.settings import Settings
 
 
 def file_path(**options: Any) -> click.Path:

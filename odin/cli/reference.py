@@ -11,10 +11,10 @@ from odin.cli.output import print_fields, print_json, print_table, progress_bar,
 from odin.errors import OdinError, reflect
 
 if TYPE_CHECKING:
-    from odin.config import Settings
     from odin.market.instruments import InstrumentRegistry, Resolution
     from odin.model import Instrument
     from odin.reference import HistorySummary, ImportSummary
+    from odin.settings import Settings
     from odin.store.sqlite import SqliteStore
 
 COLUMNS = ("symbol", "exchange", "segment", "series", "token", "kind", "isin", "name")

@@ -1,5 +1,6 @@
 """Commands that run a server or follow one: serve, demo, replay, tail."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,19 @@ def _server_options(command: Command) -> Command:
             click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0: any."),
             db_option,
             click.option(
+                "--auth",
+                type=click.Choice(["off", "required"]),
+                help="Whether clients need an API key.",
+            ),
+            click.option(
+                "--allow-anonymous",
+                is_flag=True,
+                default=None,
+                help="Listen for others though authentication is off.",
+            ),
+            click.option("--tls-cert", type=file_path(), help="Certificate chain, PEM."),
+            click.option("--tls-key", type=file_path(), help="Its private key, PEM."),
+            click.option(
                 "--gate",
                 type=click.Choice(["calendar", "always"]),
                 help="Send market_data in market hours only, or at any hour.",
@@ -63,6 +77,10 @@ def _serve(
     host: str | None,
     port: int | None,
     db: Path | None,
+    auth: str | None,
+    allow_anonymous: bool | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     gate: str | None,
     open_market: bool,
     log_level: str | None,
@@ -77,6 +95,10 @@ def _serve(
         db,
         server__host=host,
         server__port=port,
+        server__allow_anonymous=allow_anonymous,
+        server__tls_cert=None if tls_cert is None else str(tls_cert),
+        server__tls_key=None if tls_key is None else str(tls_key),
+        auth__mode=auth,
         market__gate="always" if open_market else gate,
         log__level=log_level,
         **flags,
@@ -133,7 +155,7 @@ def tail(stocks: tuple[str, ...], url: str | None, is_json: bool, client_id: str
     """Follow the quotes of stocks, by symbol or token.
 
     A live table on a terminal (with the extra `tui` installed), lines otherwise, and with --json
-    the messages themselves.
+    the messages themselves. A server with authentication gets the API key that ODIN_API_KEY holds.
     """
     from odin.server.tail import DEFAULT_URL, follow
 
@@ -141,6 +163,7 @@ def tail(stocks: tuple[str, ...], url: str | None, is_json: bool, client_id: str
         stocks,
         url=url or DEFAULT_URL,
         client_id=client_id,
+        api_key=os.environ.get("ODIN_API_KEY"),
         is_json=is_json,
         out=sys.stdout,
         err=sys.stderr,

@@ -20,6 +20,8 @@ DAY_MS = 86_400_000
 SEARCH_DAYS = 731
 """How far the next or previous trading day is looked for: two years."""
 CACHED_DAYS = 4096
+CALENDAR_WARNING_DAYS = 30
+"""Operators are told when a calendar has facts for fewer days than these."""
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 SATURDAY = 5

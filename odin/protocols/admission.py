@@ -4,15 +4,19 @@ Everything is decided before the upgrade, so that a refusal costs one HTTP answe
 """
 
 from collections.abc import Collection, Mapping
+from ipaddress import ip_address
 from time import monotonic
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from aiohttp import HttpVersion11, web
 
-from odin.config import LimitSettings
-from odin.errors import CLIENT_ERRORS
+from odin.errors import CLIENT_ERRORS, ClientError
+from odin.protocols.access import HTTP_STATUSES
+from odin.settings import LimitSettings, Settings
 
 RETRY_AFTER_S = "5"
+RETRY_AFTER_FAILURES_S = "60"
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _FORGET_AFTER = 1024
@@ -43,43 +47,90 @@ class TokenBucket:
         return self._tokens + (now - self._updated) * self._rate >= self._burst * share
 
 
+class Origins(NamedTuple):
+    """Which pages may connect; see is_origin_allowed."""
+
+    listed: frozenset[str] = frozenset()
+    names: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return what the settings say. With authentication a page needs a key as well, so that
+        one which made its own name point here gains nothing."""
+        server = settings.server
+        is_authenticated = settings.auth.mode == "required"
+        names = frozenset(map(str.lower, (server.host, *server.host_names)))
+        listed = frozenset(map(str.lower, server.cors_origins))
+        return cls(listed, None if is_authenticated else names)
+
+    def allow(self, request: web.Request) -> bool:
+        """Whether the page that sends the request may do so."""
+        origin = request.headers.get("Origin")
+        return is_origin_allowed(origin, request.host, self.listed, self.names)
+
+
 class Admission:
-    """Lets WebSocket requests in or refuses them, and counts who is in.
+    """Lets WebSocket requests in or refuses them, and counts who is in."""
 
-    origins: Origins of pages that may connect, see is_origin_allowed.
-    """
-
-    def __init__(self, limits: LimitSettings, origins: Collection[str] = ()) -> None:
+    def __init__(self, limits: LimitSettings, origins: Origins = Origins()) -> None:  # noqa: B008
         self._limits = limits
-        self._origins = frozenset(origins)
+        self._origins = origins
         self.is_closed = False
         """Set when the server stops: nobody is let in any more."""
         self._exempt = frozenset(limits.exempt_addresses)
         self._open: dict[str, int] = {}
+        self._open_by_key: dict[str, int] = {}
         self._buckets: dict[str, TokenBucket] = {}
         self.total = 0
 
-    def admit(self, request: web.Request) -> web.Response | None:
-        """Count the request's connection and return None, or return the answer that refuses it.
-
-        Who was let in must `leave`.
-        """
+    def check(self, request: web.Request) -> web.Response | None:
+        """Return the answer that refuses a request for what it is, None if it may go on."""
         if request.version < HttpVersion11:
             return http_error(400, "bad_handshake")
         is_upgrade = request.headers.get("Upgrade", "").lower() == "websocket"
         if not is_upgrade or request.headers.get("Sec-WebSocket-Version") != "13":
             headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
             return http_error(426, "upgrade_required", headers)
-        if not is_origin_allowed(request.headers.get("Origin"), request.host, self._origins):
+        if not self._origins.allow(request):
             return http_error(403, "origin_not_allowed")
-        status = 503 if self.is_closed else self.enter(request.remote or "", monotonic())
-        if status:
-            return http_error(status, "too_many_connections", {"Retry-After": RETRY_AFTER_S})
         return None
 
-    def leave(self, request: web.Request) -> None:
-        """Count the connection of a request that `admit` let in as gone."""
-        self.exit(request.remote or "")
+    def admit(self, address: str, key_id: str = "") -> web.Response | None:
+        """Count a connection and return None, or return the answer that refuses it.
+
+        Who was let in must `leave`.
+        """
+        if self.is_closed:
+            status = 503
+        elif key_id and self._is_key_full(key_id):
+            status = 429
+        else:
+            status = self.enter(address, monotonic())
+        if status:
+            return http_error(status, "too_many_connections", {"Retry-After": RETRY_AFTER_S})
+        if key_id:
+            self.enter_key(key_id)
+        return None
+
+    def leave(self, address: str, key_id: str = "") -> None:
+        """Count a connection that `admit` let in as gone."""
+        self.exit(address)
+        if key_id:
+            left = self._open_by_key[key_id] - 1
+            if left:
+                self._open_by_key[key_id] = left
+            else:
+                del self._open_by_key[key_id]
+
+    def enter_key(self, key_id: str) -> None:
+        """Count a connection that was let in for this key too. Raises ClientError where the key
+        has too many."""
+        if self._is_key_full(key_id):
+            raise ClientError("too_many_connections")
+        self._open_by_key[key_id] = self._open_by_key.get(key_id, 0) + 1
+
+    def _is_key_full(self, key_id: str) -> bool:
+        return self._open_by_key.get(key_id, 0) >= self._limits.connections_per_key
 
     def enter(self, address: str, now: float) -> int:
         """Count a connection and return 0, or return the HTTP status that refuses it.
@@ -118,12 +169,20 @@ class Admission:
             del self._buckets[address]
 
 
-def is_origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -> bool:
+def is_origin_allowed(
+    origin: str | None,
+    host: str,
+    allowed: Collection[str],
+    names: Collection[str] | None = None,
+) -> bool:
     """Whether a page of this Origin may connect to the server it knows as `host` (host:port).
 
     Programs send no Origin and are let in. Pages are let in from the server's own address, from
     this machine (development servers; a foreign page cannot claim that Origin), and from the
     list; the comparison is exact.
+
+    names: what the server's own address may be called, beside numbers and this machine's names;
+        None for anything. A foreign page can make its own name lead here, but not a number.
     """
     if origin is None:
         return True
@@ -137,9 +196,30 @@ def is_origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -
         return False
     if parts.scheme not in {"http", "https"} or "@" in parts.netloc or parts.path:
         return False
+    is_here = server_name in _LOOPBACK_NAMES
     if origin == f"{parts.scheme}://{host}":
-        return True
-    return hostname in _LOOPBACK_NAMES and server_name in _LOOPBACK_NAMES
+        return names is None or is_here or server_name in names or _is_number(server_name)
+    return hostname in _LOOPBACK_NAMES and is_here
+
+
+def _is_number(name: str | None) -> bool:
+    try:
+        ip_address(name or "")
+    except ValueError:
+        return False
+    return True
+
+
+def access_error(error: ClientError) -> web.Response:
+    """Return a ClientError as the answer to an HTTP request."""
+    status = HTTP_STATUSES.get(error.code, 400)
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    elif status == 429:
+        is_failure = error.code == "too_many_failures"
+        headers["Retry-After"] = RETRY_AFTER_FAILURES_S if is_failure else RETRY_AFTER_S
+    return http_error(status, error.code, headers)
 
 
 def http_error(status: int, code: str, headers: Mapping[str, str] | None = None) -> web.Response:

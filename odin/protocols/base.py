@@ -7,17 +7,19 @@ too, and nothing it does makes the server hold more for it than the limits say.
 """
 
 import asyncio
+import base64
 import logging
 import socket
 from time import monotonic
 from typing import Protocol
 
-from aiohttp import WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType, web
 
-from odin.config import LimitSettings
 from odin.errors import CLOSE_CODES, Disconnect
 from odin.metrics import Metrics
 from odin.protocols.admission import TokenBucket
+from odin.protocols.edge import EdgeSocket
+from odin.settings import LimitSettings
 
 log = logging.getLogger("odin.peer")
 
@@ -30,6 +32,7 @@ RATE_PATIENCE_S = 10.0
 stays over until half its burst is free again, not merely until the next request is let through."""
 CLOSE_PATIENCE_S = 1.0
 """How long a close frame is tried on a socket that may not take it; then it is reset."""
+KEY_BYTES = 16
 PING = b"\x89\x00"
 BEATS = 64
 """Looks in one ping interval, so that peers that came together are not all pinged together."""
@@ -65,6 +68,9 @@ class Heartbeat:
 
     def __init__(self, ping_interval_s: float) -> None:
         self._beat_s = ping_interval_s / BEATS
+        self.ping_after_s = ping_interval_s - 2 * self._beat_s
+        """Silence that is answered with a ping. The look that pings may be a beat late and the next
+        one another: a peer that vanished is still gone after one and a half intervals."""
         self._due: dict[int, dict[Peer, None]] = {}
         """By the number of the beat, counted since the epoch of the monotonic clock."""
         self._is_beating = False
@@ -92,6 +98,21 @@ class Heartbeat:
             asyncio.get_running_loop().call_later(self._beat_s, self._look)
 
 
+def check_handshake(request: web.Request) -> None:
+    """Raise HTTPBadRequest for what RFC 6455 §4.2.1 forbids and aiohttp takes."""
+    if request.body_exists:
+        raise web.HTTPBadRequest(reason="A WebSocket handshake has no body")
+    for name in ("Sec-WebSocket-Key", "Sec-WebSocket-Version"):
+        if len(request.headers.getall(name, ())) != 1:
+            raise web.HTTPBadRequest(reason=f"{name} was not there once")
+    try:
+        key = base64.b64decode(request.headers["Sec-WebSocket-Key"], validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise web.HTTPBadRequest(reason=f"Sec-WebSocket-Key was not {KEY_BYTES} bytes in base64")
+
+
 class Peer:
     """One connected client. It is the hub's Sink for that client.
 
@@ -108,6 +129,7 @@ class Peer:
         "_limits",
         "_metrics",
         "_over_since",
+        "_pinged_at",
         "_request",
         "_taken",
         "_transport",
@@ -127,7 +149,7 @@ class Peer:
         self._limits = limits
         self._metrics = metrics
         # aiohttp refuses a message of exactly max_msg_size, so it is told one more.
-        self._ws = web.WebSocketResponse(
+        self._ws = EdgeSocket(
             autoping=False,
             compress=False,
             protocols=(subprotocol,) if subprotocol else (),
@@ -140,6 +162,7 @@ class Peer:
         self._heartbeat = heartbeat
         self._beat = 0
         self._heard_at = 0.0
+        self._pinged_at = 0.0
         self._written = 0
         self._held = 0
         self._taken = 0
@@ -147,10 +170,8 @@ class Peer:
 
     async def open(self) -> None:
         """Complete the handshake, or raise the HTTP error that refuses it."""
-        try:
-            await self._ws.prepare(self._request)
-        except ValueError:  # aiohttp trusts the key to be ASCII
-            raise web.HTTPBadRequest(reason="Sec-WebSocket-Key was not base64") from None
+        check_handshake(self._request)
+        await self._ws.prepare(self._request)
         transport = self._request.transport
         if transport is None:
             raise ConnectionResetError("the client left during the handshake")
@@ -159,7 +180,7 @@ class Peer:
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._heard_at = monotonic()
-        self._beat = self._heartbeat.look_later(self, self._limits.ping_interval_s)
+        self._beat = self._heartbeat.look_later(self, self._heartbeat.ping_after_s)
 
     # ------------------------------------------------------------------ Sink
 
@@ -189,6 +210,9 @@ class Peer:
                 message = await self._ws.receive()
                 kind = message.type
                 if kind not in _MESSAGES:
+                    if isinstance(message.data, WebSocketError):
+                        self._metrics.protocol_errors += 1
+                        log.debug("a client broke the protocol", extra={"reason": message.data})
                     return
                 self._heard_at = monotonic()
                 if not self._may_ask():
@@ -230,18 +254,18 @@ class Peer:
         if self._ending is not None:
             return
         self._note_progress()
-        silent_s = monotonic() - self._heard_at
-        interval = self._limits.ping_interval_s
-        if silent_s > interval * 1.5:
+        if self._pinged_at > self._heard_at:
             self._metrics.disconnects_silent += 1
             self.end(4408, "no answer to a ping")
             return
-        if silent_s >= interval:
+        now = monotonic()
+        left_s = self._heartbeat.ping_after_s - (now - self._heard_at)
+        if left_s <= 0:
             # The pong of this ping must be here by the next look, half an interval from now.
             self.write(PING)
-            self._beat = self._heartbeat.look_later(self, interval / 2)
-        else:
-            self._beat = self._heartbeat.look_later(self, interval - silent_s)
+            self._pinged_at = now
+            left_s = self._limits.ping_interval_s / 2
+        self._beat = self._heartbeat.look_later(self, left_s)
 
     def _note_progress(self) -> None:
         """Hear a client that only takes: its pong may lie behind all it has yet to read.

@@ -1,6 +1,6 @@
 """What the server says over plain HTTP: health, metrics, market, instruments and quotes.
 
-Nothing here names a client or an address: these answers need no key.
+Nothing here names a client or an address. Which paths need an API key is app.py's to say.
 """
 
 import re
@@ -11,14 +11,16 @@ import msgspec
 from aiohttp import web
 
 from odin import __version__
+from odin.auth.authenticator import TICKET_LIFE_S
 from odin.clock import WallClock, ist_datetime_text
+from odin.market.sessions import CALENDAR_WARNING_DAYS
 from odin.model import Instrument
 from odin.node import EXCHANGES, Node
+from odin.protocols.admission import http_error
 from odin.protocols.enhanced import endpoint, wire
 from odin.server.openapi import openapi
 
 MAX_SEARCH = 100
-CALENDAR_WARNING_DAYS = 30
 
 
 class Api:
@@ -112,6 +114,16 @@ class Api:
         }
         return _json(body)
 
+    # ------------------------------------------------------------------ access
+
+    async def tickets(self, request: web.Request) -> web.Response:
+        """A ticket that opens one WebSocket in the place of the key, for browsers."""
+        access = self._node.access
+        key = await access.authorize(request, endpoint.SCOPE)
+        if access.auth is None or key is None:
+            return http_error(404, "authentication_not_needed")
+        return _json({"ticket": access.auth.issue_ticket(key), "expires_in_s": TICKET_LIFE_S})
+
     async def openapi(self, _request: web.Request) -> web.Response:
         """The description of this API."""
         return _json(openapi())
@@ -141,7 +153,8 @@ class Api:
             f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
             for name, value in rows.items()
         )
-        url = escape(f"ws://{request.host}{endpoint.PATH}?client_id=YOUR_ID")
+        scheme = "wss" if request.secure else "ws"
+        url = escape(f"{scheme}://{request.host}{endpoint.PATH}?client_id=YOUR_ID")
         html = _PAGE.format(cells=cells, url=url, state="bad" if problems else "good")
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return web.Response(text=html, content_type="text/html", headers=headers)

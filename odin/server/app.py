@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from odin.errors import ClientError
 from odin.node import Node
-from odin.protocols.admission import http_error, is_origin_allowed
+from odin.protocols.admission import access_error, http_error
 from odin.protocols.enhanced import endpoint
 from odin.server.api import Api
 
@@ -19,18 +20,33 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+PREFLIGHT_HEADERS = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "Authorization",
+    "Access-Control-Max-Age": "600",
+}
 
 
 def build_app(node: Node) -> web.Application:
     """Return the application that serves a running node."""
     api = Api(node)
-    origins = frozenset(node.settings.server.cors_origins)
+
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let through who may have the answer."""
+        if _is_preflight(request) and node.origins.allow(request):
+            return web.Response(status=204, headers=PREFLIGHT_HEADERS)
+        scope = _scope_of(request)
+        if scope:
+            await node.access.authorize(request, scope)
+        return await handler(request)
 
     @web.middleware
     async def shape(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer HTTP errors in JSON, and let the allowed pages read what the API says."""
         try:
-            response = await handler(request)
+            response = await answer(request, handler)
+        except ClientError as error:
+            response = access_error(error)
         except web.HTTPException as error:
             body = {"type": "error", "status": "error", "message": error.reason}
             response = web.json_response(body, status=error.status)
@@ -45,7 +61,7 @@ def build_app(node: Node) -> web.Application:
         if not response.prepared:
             response.headers.update(SECURITY_HEADERS)
             origin = request.headers.get("Origin")
-            if origin is not None and is_origin_allowed(origin, request.host, origins):
+            if origin is not None and node.origins.allow(request):
                 response.headers["Access-Control-Allow-Origin"] = origin
                 response.headers["Vary"] = "Origin"
         return response
@@ -61,7 +77,22 @@ def build_app(node: Node) -> web.Application:
             web.get("/api/market-status", api.market_status),
             web.get("/api/instruments", api.instruments),
             web.get("/api/quotes", api.quotes),
+            web.post("/api/tickets", api.tickets),
             web.get("/api/openapi.json", api.openapi),
         ]
     )
     return app
+
+
+def _scope_of(request: web.Request) -> str:
+    """Return what a key must be allowed for this path, "" where none is needed: the stream looks
+    at credentials itself, and health is for load balancers."""
+    if request.path == "/metrics":
+        return "admin"
+    return "stream" if request.path.startswith("/api/") else ""
+
+
+def _is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks, without credentials, if a page may send them."""
+    needed = ("Origin", "Access-Control-Request-Method")
+    return request.method == "OPTIONS" and all(name in request.headers for name in needed)

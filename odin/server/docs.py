@@ -10,19 +10,23 @@ from pathlib import Path
 import click
 import msgspec
 
-from odin.config import NOT_SETTINGS, PLAIN_VARIABLES, Settings, settings_table
+from odin.config import NOT_SETTINGS, PLAIN_VARIABLES, settings_table
 from odin.errors import CLIENT_ERRORS, CLOSE_CODES, STOCK_ERRORS, ErrorSpec
 from odin.metrics import Metrics
+from odin.settings import Settings
 
 HTTP_STATUSES: Mapping[int, str] = {
     200: "The answer of the API and of the status page.",
     101: "The WebSocket is open; `welcome` follows.",
     400: "`client_id` has a character or a length that is not allowed, or a parameter is wrong.",
-    403: "The page that connects comes from an origin that `server.cors_origins` does not list.",
+    401: "An API key or ticket is needed, or was not accepted.",
+    403: "The page that connects comes from an origin that `server.cors_origins` does not list, or "
+    "the key has not the scope.",
     404: "There is nothing at this path.",
     405: "The path exists, but not for this method.",
     426: "A plain GET of a WebSocket address, or a WebSocket version other than 13.",
-    429: "Too many connections, or too many in a short time, from one address; see `Retry-After`.",
+    429: "Too many connections, or too many in a short time, from one address or with one key, or "
+    "too many failures to authenticate; see `Retry-After`.",
     503: "The server is full, starting or stopping; see `Retry-After`.",
 }
 """Statuses that the server answers with, and when."""

@@ -156,5 +156,24 @@ def openapi() -> dict[str, object]:
             other=bad,
         ),
     }
+    denied = _answer("Authentication is required, or the key may not do this", _ref("Error"))
+    paths["/api/tickets"] = {
+        "post": {
+            "summary": "A single-use ticket for a WebSocket of a browser",
+            "responses": {
+                "200": _answer("Ticket", _object(ticket=_STRING, expires_in_s=_INTEGER)),
+                "404": _answer("Authentication is off", _ref("Error")),
+            },
+        }
+    }
+    for path, methods in paths.items():
+        if path in ("/health", "/ready"):
+            continue
+        for operation in methods.values():
+            # Without a key where authentication is off.
+            operation["security"] = [{"apiKey": []}, {}]  # type: ignore[index]
+            operation["responses"] |= {"401": denied, "403": denied}  # type: ignore[index]
+    security = {"apiKey": {"type": "http", "scheme": "bearer"}}
     info = {"title": "Odin Streamer", "version": __version__}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
+    components = {"schemas": schemas, "securitySchemes": security}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}

@@ -13,11 +13,16 @@ from pathlib import Path
 from aiohttp import web
 
 from odin import log as logs
-from odin.config import Settings
+from odin.config import check_access
 from odin.errors import OdinError
 from odin.node import Node, ReplayOptions
+from odin.protocols.edge import EdgeRunner
 from odin.protocols.enhanced import endpoint
+from odin.protocols.selftest import check_edge
 from odin.server.app import build_app
+from odin.server.notify import Notifier
+from odin.server.tls import TlsSite, tls_context
+from odin.settings import Settings
 
 log = logging.getLogger("odin.server")
 
@@ -36,6 +41,8 @@ def serve(settings: Settings, *, replay: ReplayOptions | None = None) -> None:
     """Serve until SIGTERM or SIGINT (clients get close code 1001), or SIGUSR1 (1012: a restart
     follows). A second signal ends at once. Raises OdinError if it cannot start."""
     logs.setup(settings.log)
+    check_access(settings)
+    tls_context(settings.server)  # what is wrong with its files is said before anything is begun
     _raise_file_limit(settings.limits.connections)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, replay))
@@ -112,11 +119,15 @@ async def _serve_until(
         gc.freeze()
         gc.enable()
     runner: web.AppRunner | None = None
+    notifier = Notifier()
     code = STOPS
     try:
         runner = await listen(node)
-        _announce(settings, runner, node)
-        code = await stopping
+        url = _announce(settings, runner, node)
+        notifier.send("READY=1", f"STATUS=Listening on {url}")
+        async with notifier.watchdog(lambda: not node.dead_tasks):
+            code = await stopping
+        notifier.send("STOPPING=1")
         log.info("stopping", extra={"close_code": code})
     finally:
         if runner is not None:
@@ -131,17 +142,26 @@ async def _serve_until(
 async def listen(node: Node) -> web.AppRunner:
     """Open the server's socket for a running node; the caller cleans the runner up."""
     settings = node.settings.server
+    tls = tls_context(settings)
     gc.set_threshold(GC_ALLOCATIONS, 10, 10)
-    runner = web.AppRunner(
+    await check_edge()
+    runner = EdgeRunner(
         build_app(node),
-        access_log=None,
-        handle_signals=False,
-        keepalive_timeout=HANDSHAKE_TIMEOUT_S,
-        tcp_keepalive=False,  # connections that last are pinged, the others end by the timeout
-        shutdown_timeout=1.0,
+        handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
+        shutdown_timeout_s=1.0,
+        inflate_limit_bytes=node.settings.limits.message_bytes if settings.compression else 0,
     )
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port, backlog=settings.backlog)
+    if tls is not None:
+        site = TlsSite(
+            runner,
+            settings.host,
+            settings.port,
+            context=tls,
+            backlog=settings.backlog,
+            handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
+        )
     try:
         await site.start()
     except (OSError, UnicodeError) as error:  # the latter for what cannot be a host name
@@ -163,10 +183,12 @@ def url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _announce(settings: Settings, runner: web.AppRunner, node: Node) -> None:
+def _announce(settings: Settings, runner: web.AppRunner, node: Node) -> str:
+    """Print how to connect; return the address of the stream."""
     host, port = address_of(runner)
     shown = url_host(host)
-    url = f"ws://{shown}:{port}{endpoint.PATH}"
+    tls = "s" if settings.server.tls_cert else ""
+    url = f"ws{tls}://{shown}:{port}{endpoint.PATH}"
     print_line = sys.stdout.write
     print_line(f"Odin Streamer listens on {url}\n")
     if node.is_simulated:
@@ -175,9 +197,10 @@ def _announce(settings: Settings, runner: web.AppRunner, node: Node) -> None:
         f'Try:  wscat -c \'{url}?client_id=me\' -x \'{{"action":"subscribe",'
         f'"stocks":["SBIN","2885"]}}\' -w 60\n'
         f"      odin tail SBIN 2885 RELIANCE --url {url}\n"
-        f"      http://{shown}:{port}/\n"
+        f"      http{tls}://{shown}:{port}/\n"
     )
     sys.stdout.flush()
+    return url
 
 
 def _stop_signal() -> "asyncio.Future[int]":

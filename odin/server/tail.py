@@ -47,6 +47,7 @@ def follow(
     *,
     url: str,
     client_id: str | None,
+    api_key: str | None = None,
     is_json: bool,
     out: TextIO,
     err: TextIO,
@@ -57,7 +58,7 @@ def follow(
     messages themselves with is_json. Remarks go to `err`. Raises what Tail.run raises.
     """
     with contextlib.suppress(KeyboardInterrupt), _view(is_json=is_json, out=out, err=err) as view:
-        asyncio.run(Tail(stocks, view, url=url, client_id=client_id).run())
+        asyncio.run(Tail(stocks, view, url=url, client_id=client_id, api_key=api_key).run())
 
 
 def _view(*, is_json: bool, out: TextIO, err: TextIO) -> "Lines | LiveTable":
@@ -89,6 +90,7 @@ class Tail:
         *,
         url: str = DEFAULT_URL,
         client_id: str | None = None,
+        api_key: str | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -97,6 +99,7 @@ class Tail:
         self._url = url
         self._is_throwaway = client_id is None
         self._client_id = client_id or f"tail-{secrets.token_urlsafe(16)}"
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._sleep = sleep
         self._jitter = jitter
         self._failures = 0
@@ -138,7 +141,10 @@ class Tail:
     async def _follow(self, session: aiohttp.ClientSession) -> int:
         """Hold one connection until it closes; return its close code, 1006 if there was none."""
         async with session.ws_connect(
-            self._url, params={"client_id": self._client_id}, heartbeat=HEARTBEAT_S
+            self._url,
+            params={"client_id": self._client_id},
+            headers=self._headers,
+            heartbeat=HEARTBEAT_S,
         ) as ws:
             try:
                 await self._send(ws, "subscribe")

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from odin.errors import StoreError, StoreUnavailable
+from odin.errors import StoreError, StoreFull, StoreUnavailable
 from odin.metrics import Metrics
 from odin.model import InstrumentKey, Subscription
 
@@ -28,13 +28,17 @@ class Change(NamedTuple):
     add: tuple[Subscription, ...]
     remove: tuple[InstrumentKey, ...]
     now_ms: int
+    resume_sha256: str | None = None
+    """Of the client's resume token, kept with its row."""
 
 
 class ChangeStore(Protocol):
     """Where changes are put."""
 
-    async def apply_changes(self, batch: Sequence[Change]) -> None:
+    async def apply_changes(self, batch: Sequence[Change], *, may_wait: bool = True) -> None:
         """Commit all of the batch, or none of it and raise.
+
+        may_wait: whether a locked store is waited for.
 
         Raises StoreUnavailable where the store is to blame, another StoreError where a change is.
         """
@@ -68,21 +72,26 @@ class Journal:
         add: Sequence[Subscription] = (),
         remove: Sequence[InstrumentKey] = (),
         now_ms: int = 0,
+        resume_sha256: str | None = None,
     ) -> None:
         """Return when the change is on disk.
+
+        resume_sha256: kept with a client's first subscription.
 
         Subscribing again to what is held moves it to the end of the list. A call that is cancelled
         while it waits takes its change back; once it is being written it may still be committed.
 
-        Raises StoreUnavailable where nothing of the change was applied: after the store's busy
-        timeout when it is locked, at once when it is full or read-only.
+        Raises StoreUnavailable where nothing of the change was applied: when it is locked after
+        the store's busy timeout, or at once where others have waited for it in vain; at once when
+        it is full or read-only. Raises StoreFull for a new client where no more are kept.
         """
         if not add and not remove:
             return
         if self._is_closing:
             raise StoreUnavailable("The journal is closed")
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Entry(Change(client_id, tuple(add), tuple(remove), now_ms), done))
+        change = Change(client_id, tuple(add), tuple(remove), now_ms, resume_sha256)
+        self._waiting.append(_Entry(change, done))
         self._wake.set()
         await done
 
@@ -134,7 +143,9 @@ class Journal:
 
     async def _write(self, batch: list[_Entry]) -> None:
         try:
-            await self._store.apply_changes([entry.change for entry in batch])
+            # One wait for a lock is enough: clients that ask several things would add them up.
+            changes = [entry.change for entry in batch]
+            await self._store.apply_changes(changes, may_wait=not self.is_failing)
         except StoreUnavailable as error:
             self.is_failing = True
             # Who came while the store was tried would wait as long again, and in vain.
@@ -144,7 +155,11 @@ class Journal:
             if not isinstance(error, StoreError):  # a fault of ours must not end the writer
                 self._metrics.faults += 1
                 log.exception("a change could not be written")
-            if len(batch) == 1:
+            if isinstance(error, StoreFull) and len(batch) == 1:
+                self._metrics.store_failures += 1
+                if not batch[0].done.done():
+                    batch[0].done.set_exception(error)
+            elif len(batch) == 1:
                 self._refuse(batch, str(error))
             else:  # one of them is to blame, the others must not suffer
                 self._waiting.extendleft(reversed(batch))

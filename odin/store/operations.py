@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import orjson
 
 from odin.clock import WallClock
-from odin.errors import StoreError, StoreUnavailable, reflect
+from odin.errors import StoreError, StoreFull, StoreUnavailable, reflect
 from odin.model import DailyBar, Instrument, InstrumentKey, Subscription
 from odin.store import sql
 from odin.store.journal import Change
@@ -123,6 +123,19 @@ def configure(connection: sqlite3.Connection, is_tool: bool) -> None:
     connection.execute(f"PRAGMA wal_autocheckpoint = {0 if is_tool else CHECKPOINT_PAGES}")
 
 
+def check_writable(connection: sqlite3.Connection) -> None:
+    """Raise where nothing can be saved: a server must not start on a read-only file as if all were
+    well. That another process has it locked for now is no reason."""
+    try:
+        # BEGIN IMMEDIATE alone succeeds on a read-only file: SQLite makes it a reading one.
+        without_waiting(
+            connection, sqlite3.Connection.execute, "DELETE FROM schema_migration WHERE false"
+        )
+    except sqlite3.OperationalError as error:
+        if _primary_code(error) != sqlite3.SQLITE_BUSY:
+            raise
+
+
 def check_promises(connection: sqlite3.Connection, path: Path) -> None:
     """Look for damage where it would cost subscriptions; the rest can be imported again."""
     for table in ("clients", "subscriptions"):
@@ -167,7 +180,11 @@ def apply_changes(
             removed = [(change.client_id, *key) for change in changes for key in change.remove]
             if removed:
                 queries.remove_subscriptions(connection, rows=to_json(removed))
-            seen = [(change.client_id, change.now_ms) for change in changes if change.add]
+            seen = [
+                (change.client_id, change.now_ms, change.resume_sha256)
+                for change in changes
+                if change.add
+            ]
             if seen:
                 queries.see_clients(connection, rows=to_json(seen))
                 insert_rows(
@@ -182,7 +199,7 @@ def apply_changes(
             if removed:
                 queries.drop_empty_clients(connection, rows=to_json(removed))
         if known < queries.count_clients(connection) > max_clients:
-            raise StoreError(f"The database keeps {max_clients:,} clients and is full")
+            raise StoreFull(f"The database keeps {max_clients:,} clients and is full")
 
 
 def _rounds(batch: Sequence[Change]) -> list[list[Change]]:

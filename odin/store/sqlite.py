@@ -20,7 +20,7 @@ import aiosqlite
 import orjson
 
 from odin.errors import StoreUnavailable
-from odin.model import DailyBar, Instrument, InstrumentKey, Subscription, YearSummary
+from odin.model import ApiKey, DailyBar, Instrument, InstrumentKey, Subscription, YearSummary
 from odin.store import operations, sql
 from odin.store.journal import Change
 from odin.store.operations import StoreStatus
@@ -104,6 +104,8 @@ class SqliteStore:
             if migrate:
                 await store.migrate()
             version, waiting = await store._do(operations.schema_version)
+            if not waiting and not is_tool:
+                await store._do(operations.check_writable)
             if not waiting:
                 await store._do(operations.check_promises, file)
         except BaseException:
@@ -191,13 +193,19 @@ class SqliteStore:
                 asked.cancel()  # only where this task was cancelled is anybody left
             self._asked.clear()
 
-    async def apply_changes(self, batch: Sequence[Change]) -> None:
+    async def apply_changes(self, batch: Sequence[Change], *, may_wait: bool = True) -> None:
         """Commit all changes, those of one client in their order, or none of them and raise.
 
-        A client's row appears with its first subscription. Raises StoreUnavailable where the
-        database is to blame, another StoreError where one of the changes is.
+        A client's row appears with its first subscription. may_wait: whether a locked database is
+        waited for. Raises StoreUnavailable where the database is to blame, another StoreError
+        where one of the changes is; StoreFull for a client too many.
         """
-        await self._do(operations.apply_changes, batch, self._max_clients)
+        if may_wait:
+            await self._do(operations.apply_changes, batch, self._max_clients)
+        else:
+            await self._do(
+                operations.without_waiting, operations.apply_changes, batch, self._max_clients
+            )
 
     async def touch(self, client_ids: Collection[str], now_ms: int) -> None:
         """Note that clients were connected at an instant; unknown ids are passed over.
@@ -252,6 +260,39 @@ class SqliteStore:
         """Delete a client with its subscriptions; return whether it was known."""
         forgotten: int = await self._do(sql.load_queries().forget_client, client_id=client_id)
         return forgotten > 0
+
+    async def resume_sha256(self, client_id: str) -> str | None:
+        """Return the hash of a client's resume token, None where it has none."""
+        found: str | None = await self._do(sql.load_queries().resume_sha256, client_id=client_id)
+        return found
+
+    async def keep_resume_token(self, client_id: str, resume_sha256: str) -> None:
+        """Keep the hash of a known client's first resume token; others get it with their row."""
+        await self._do(
+            sql.load_queries().keep_resume_token,
+            client_id=client_id,
+            resume_sha256=resume_sha256,
+        )
+
+    # ------------------------------------------------------------------ API keys
+
+    async def api_keys(self) -> list[ApiKey]:
+        """Return all keys ever made, the oldest first, those revoked too."""
+        rows = await self._do(lambda connection: list(sql.load_queries().api_keys(connection)))
+        return [ApiKey(row[0], row[1], frozenset(row[2].split(",")), *row[3:]) for row in rows]
+
+    async def add_api_key(self, key: ApiKey) -> None:
+        """Keep a new key. Raises StoreError where its name is empty or too long."""
+        scopes = ",".join(sorted(key.scopes))
+        await self._do(
+            sql.load_queries().add_api_key,
+            **{**key._asdict(), "scopes": scopes},
+        )
+
+    async def revoke_api_key(self, key_id: str, now_ms: int) -> bool:
+        """Make a key invalid from now on; return whether it was valid before."""
+        revoked: int = await self._do(sql.load_queries().revoke_api_key, id=key_id, now_ms=now_ms)
+        return revoked > 0
 
     # ------------------------------------------------------------------ instruments
 

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from odin import __version__
 from odin.cli import main
-from odin.config import Settings, dump_toml
+from odin.config import dump_toml
 from odin.errors import ConfigError, OdinError, StoreUnavailable
+from odin.settings import Settings
 from tests.cli.conftest import Run
 
 
@@ -45,6 +46,11 @@ def test_every_command_of_the_product_is_there() -> None:
         "db migrate",
         "db query",
         "db backup",
+        "doctor",
+        "keys",
+        "keys create",
+        "keys list",
+        "keys revoke",
         "clients",
         "clients list",
         "clients show",

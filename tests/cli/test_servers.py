@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from odin.config import Settings
 from odin.node import ReplayOptions
+from odin.settings import Settings
 from tests.cli.conftest import Run
 
 
@@ -146,6 +146,28 @@ def test_tail(
     assert stocks == ("SBIN", "2885")
     assert {name: given[name] for name in expected} == expected
     assert given["out"] is not sys.stderr
+
+
+def test_tail_sends_the_key_of_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("odin.server.tail.follow", lambda stocks, **o: asked.append(o))
+    run("tail", "SBIN", env={"ODIN_API_KEY": "odin_1f2e3d4c_x"})
+    run("tail", "SBIN")
+    assert [given["api_key"] for given in asked] == ["odin_1f2e3d4c_x", None]
+
+
+def test_access_options(run: Run, served: Served) -> None:
+    for name in ("cert.pem", "key.pem"):
+        Path(name).touch()
+    run("serve", "--host", "0.0.0.0", "--allow-anonymous")
+    assert served.settings.server.allow_anonymous
+    run("serve", "--auth", "required", "--tls-cert", "cert.pem", "--tls-key", "key.pem")
+    assert served.settings.auth.mode == "required"
+    assert not served.settings.server.allow_anonymous
+    assert (served.settings.server.tls_cert, served.settings.server.tls_key) == (
+        "cert.pem",
+        "key.pem",
+    )
 
 
 def test_tail_needs_a_stock(run: Run) -> None:

@@ -103,3 +103,21 @@ async def test_a_running_server_takes_a_real_master_without_a_restart(tmp_path: 
         assert data["subscribed_symbols"] == ["SBIN", "TCS", "20MICRONS"]
         assert data["unavailable_stocks"] == []
         assert (await client.quote("20MICRONS"))["data"]["ltp"] > 0
+
+
+async def test_what_a_private_test_needs(tmp_path: Path) -> None:
+    """Port and database of its own, a market that is open at any hour, ticks at a rate, and the
+    instants at which a quote was born and sent."""
+    options = ("serve", "--port", "0", "--db", tmp_path / "odin.db", "--gate", "always")
+    async with odin(*options, ODIN_SIMULATOR__RATE_HZ="50") as server:
+        assert (tmp_path / "odin.db").exists()
+        async with Client(server.ws, "me") as client:
+            assert client.welcome["data"]["market_open"] is True
+            await client.subscribe("SBIN")
+            began_ms = time.time_ns() // 1_000_000
+            quotes = [await client.quote("SBIN") for _ in range(52)]
+            ended_ms = time.time_ns() // 1_000_000
+        assert ended_ms - began_ms >= 500, "50 a second, so 52 take about one"
+        for quote in quotes[2:]:
+            assert began_ms - 1000 <= quote["data"]["timestamp"] <= quote["timestamp"] <= ended_ms
+        assert await server.stop() == 0

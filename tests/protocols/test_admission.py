@@ -2,8 +2,9 @@
 
 import pytest
 
-from odin.config import LimitSettings
-from odin.protocols.admission import Admission, TokenBucket, is_origin_allowed
+from odin.errors import ClientError
+from odin.protocols.admission import Admission, Origins, TokenBucket, is_origin_allowed
+from odin.settings import AuthSettings, LimitSettings, ServerSettings, Settings
 
 LIMITS = LimitSettings(
     connections=5, connections_per_address=2, connects_per_s=1.0, connect_burst=3
@@ -95,3 +96,73 @@ def test_origins(origin: str | None, host: str, allowed: bool) -> None:
 
 def test_a_star_lets_every_page_in() -> None:
     assert is_origin_allowed("https://anything.example", "feed.example", {"*"})
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1:8080", True),
+        ("localhost:8080", True),
+        ("[::1]:8080", True),
+        ("192.168.1.5:8080", True),  # a number cannot be made to point elsewhere
+        ("[2001:db8::5]:8080", True),
+        ("odin.lan:8080", True),
+        ("server.example:8080", True),
+        ("evil.example:8080", False),  # its own name, pointed here: DNS rebinding
+        ("odin.lan.evil.example:8080", False),
+        ("odin.lan@evil.example:8080", False),
+        ("192.168.1.5.evil.example:8080", False),
+        ("", False),
+    ],
+)
+def test_a_name_that_was_made_to_point_here_is_not_ours(host: str, allowed: bool) -> None:
+    server = ServerSettings(host="server.example", host_names=("Odin.LAN",))
+    anonymous = Origins.of(Settings(server=server))
+    assert is_origin_allowed(f"http://{host}", host, *anonymous) is allowed
+
+
+def test_with_authentication_any_name_is_ours() -> None:
+    origins = Origins.of(Settings(auth=AuthSettings(mode="required")))
+    assert is_origin_allowed("http://any.example", "any.example", *origins)
+    assert not is_origin_allowed("http://other.example", "any.example", *origins)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://app.example.com", True),
+        ("https://App.example.com", False),  # no browser sends it
+        ("HTTPS://app.example.com", False),
+        ("https://app.example.com:443", False),
+        ("http://app.example.com", False),
+        ("https://app.example.com.", False),
+        ("https://app.example.com.evil.net", False),
+        ("https://evil.net/app.example.com", False),
+        ("https://evil.net?https://app.example.com", False),
+        ("https://evil.net#https://app.example.com", False),
+        ("https://app.example.com@evil.net", False),
+        ("https://app.example.com/..", False),
+        ("https://app.example.com\\@evil.net", False),
+        ("https://app.example.com, https://evil.net", False),
+        (" https://app.example.com", False),
+        ("null", False),
+        ("", False),
+    ],
+)
+def test_listed_origins_are_matched_exactly(origin: str, allowed: bool) -> None:
+    server = ServerSettings(cors_origins=("https://App.Example.com",))
+    for auth in (AuthSettings(), AuthSettings(mode="required")):
+        origins = Origins.of(Settings(server=server, auth=auth))
+        assert is_origin_allowed(origin, "feed.example", *origins) is allowed
+
+
+def test_a_key_has_a_limit_that_others_do_not_feel() -> None:
+    admission = Admission(LimitSettings(connections_per_key=2))
+    assert [admission.admit("127.0.0.1", "one") is None for _ in range(3)] == [True, True, False]
+    assert admission.total == 2
+    assert admission.admit("127.0.0.1", "two") is None
+    assert admission.admit("127.0.0.1") is None
+    admission.leave("127.0.0.1", "one")
+    admission.enter_key("one")
+    with pytest.raises(ClientError):
+        admission.enter_key("one")

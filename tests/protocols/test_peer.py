@@ -5,6 +5,7 @@ import importlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 
 from odin.metrics import Metrics
 from odin.protocols.base import SEND_BUFFER_BYTES, Peer
+from odin.protocols.strict import MAX_FRAGMENTS
 from tests.support.raw import (
     BINARY,
     CLOSE,
@@ -335,15 +337,28 @@ async def test_frames_may_come_byte_by_byte(server: Server) -> None:
         assert (await raw.message())["type"] == "pong"
 
 
-@pytest.mark.parametrize("piece", [b"", b"x"])
-async def test_thousands_of_tiny_fragments_harm_nobody(server: Server, piece: bytes) -> None:
+@pytest.mark.parametrize(("piece", "count"), [(b"", 50_000), (b"x", 30_000)])
+async def test_a_message_of_thousands_of_fragments_is_refused_and_harms_nobody(
+    server: Server, piece: bytes, count: int
+) -> None:
     async with Client(server.ws, "other") as other, Raw(server.ws) as raw:
         await raw.open()
-        raw.send(frame(TEXT, b"{", final=False) + frame(CONTINUATION, piece, final=False) * 30_000)
-        async with asyncio.timeout(2):
+        before = process_time()
+        raw.send(frame(TEXT, b"{", final=False) + frame(CONTINUATION, piece, final=False) * count)
+        async with asyncio.timeout(1):
             assert (await other.ask("ping"))["status"] == "alive"
-        raw.send(frame(CONTINUATION, b"}"))
-        assert (await raw.message())["type"] == "error"
+        assert await raw.until(CLOSE) == b"\x03\xf0a message had too many fragments"
+        assert process_time() - before < 2
+        await eventually(lambda: server.node.enhanced.connection_count == 1)
+    assert (server.node.metrics.protocol_errors, server.node.metrics.faults) == (1, 0)
+
+
+async def test_a_message_may_have_many_fragments(server: Server) -> None:
+    async with Raw(server.ws) as raw:
+        await raw.open()
+        most = frame(CONTINUATION, b"", final=False) * (MAX_FRAGMENTS - 1)
+        raw.send(frame(TEXT, b'{"action":"ping"', final=False) + most + frame(CONTINUATION, b"}"))
+        assert (await raw.message())["type"] == "pong"
 
 
 async def test_binary_messages_count_as_requests(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odin.protocols.strict import FrameChecker
+from odin.protocols.strict import MAX_FRAGMENTS, REFUSED, FrameChecker
 
 MASK = b"\x37\xfa\x21\x3d"
 
@@ -27,12 +27,15 @@ def frame(
 
 
 def problem_of(data: bytes, *, piece: int = 1 << 20, is_compressed: bool = False) -> str:
+    """Return what is found wrong, after a look at what would be passed on."""
     checker = FrameChecker(is_compressed=is_compressed)
-    for at in range(0, len(data), piece):
-        problem = checker.feed(data[at : at + piece])
-        if problem:
-            return problem
-    return ""
+    passed = b"".join(checker.feed(data[at : at + piece]) for at in range(0, len(data), piece))
+    if checker.problem:
+        assert passed.endswith(REFUSED)
+        assert checker.feed(frame(1, b"more")) == b""
+        passed = passed.removesuffix(REFUSED)
+    assert data.startswith(passed)
+    return checker.problem
 
 
 def close(code: int, reason: bytes = b"") -> bytes:
@@ -124,6 +127,32 @@ def test_what_the_rfc_forbids_is_named_wherever_it_is_cut(name: str) -> None:
             assert problem_of(before + data, piece=piece) == problem
 
 
+@pytest.mark.parametrize("name", BAD)
+def test_all_before_the_bad_frame_is_passed_on_and_nothing_of_it(name: str) -> None:
+    data, _ = BAD[name]
+    before = GOOD["pings"] + GOOD["fragments"]
+    for piece in (1, 2, 5, 1 << 20):
+        checker = FrameChecker()
+        stream = before + data
+        passed = b"".join(
+            checker.feed(stream[at : at + piece]) for at in range(0, len(stream), piece)
+        )
+        good = passed.removesuffix(REFUSED)
+        assert good.startswith(before)
+        assert not problem_of(good)
+
+
+@pytest.mark.parametrize("payload", [b"", b"x"])
+def test_a_message_of_too_many_fragments_is_against_policy(payload: bytes) -> None:
+    checker = FrameChecker()
+    for _ in range(2):
+        most = frame(1, payload, fin=False) + frame(0, payload, fin=False) * (MAX_FRAGMENTS - 1)
+        assert checker.feed(most + frame(9)) == most + frame(9)
+        assert checker.feed(frame(0)) == frame(0)
+    assert checker.feed(most + frame(0, fin=False)) == most + REFUSED
+    assert (checker.code, checker.problem) == (1008, "a message had too many fragments")
+
+
 def test_a_compressed_message_has_rsv1_on_its_first_frame_alone() -> None:
     good = frame(1, b"x", rsv=4, fin=False) + frame(9) + frame(0, b"y")
     assert problem_of(good, is_compressed=True) == ""
@@ -155,10 +184,12 @@ def test_any_conversation_passes_cut_anywhere(
             stream += frame(9) if has_ping else b""
         stream += frame(0)
     checker = FrameChecker()
+    said, passed = stream, b""
     while stream:
         size = data.draw(st.integers(1, len(stream)))
-        assert checker.feed(stream[:size]) == ""
+        passed += checker.feed(stream[:size])
         stream = stream[size:]
+    assert (checker.problem, passed) == ("", said)
 
 
 @given(st.binary(max_size=400), st.integers(1, 20))

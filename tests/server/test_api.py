@@ -169,7 +169,7 @@ async def test_every_route_is_described(server: Server) -> None:
     routes = {
         route.resource.canonical
         for route in server.runner.app.router.routes()
-        if route.method == "GET" and route.resource is not None
+        if route.resource is not None
     }
     assert set(body["paths"]) == routes - {"/", "/enhanced-stream", "/api/openapi.json"}
 

@@ -196,3 +196,19 @@ async def test_the_server_takes_all_the_open_files_it_is_granted(tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     line = next(line for line in limits.splitlines() if line.startswith("Max open files"))
     assert line.split()[3] == str(hard)
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+async def test_what_others_can_reach_needs_authentication_or_a_word(
+    tmp_path: Path, command: str
+) -> None:
+    database = tmp_path / "odin.db"
+    options = (command, "--host", "0.0.0.0", "--port", "0", "--db", database)
+    code, printed = await run_odin(*options)
+    assert code == 78
+    (line,) = printed.splitlines()
+    assert line.startswith("error: server.host: '0.0.0.0' can be reached by others")
+    assert not database.exists()
+    for word in (("--allow-anonymous",), ("--auth", "required")):
+        async with odin(*options, *word) as server:
+            assert await server.stop() == 0

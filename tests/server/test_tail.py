@@ -56,10 +56,12 @@ class Exchange:
         self.script = list(script)
         self.requests: list[dict[str, Any]] = []
         self.client_ids: list[str] = []
+        self.authorizations: list[str] = []
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         number = min(len(self.client_ids), len(self.script) - 1)
         self.client_ids.append(request.query["client_id"])
+        self.authorizations.append(request.headers.get("Authorization", ""))
         step = self.script[number]
         if isinstance(step, int):
             return web.Response(status=step)
@@ -156,6 +158,14 @@ async def test_it_subscribes_and_shows_what_comes() -> None:
     assert exchange.requests[0] == {"action": "subscribe", "stocks": ["RELIANCE", "2885"]}
     assert [json.loads(raw) for raw in seen.quotes] == [QUOTE]
     assert seen.notices == []
+
+
+async def test_a_key_goes_into_a_header() -> None:
+    for key, sent in ((None, ""), ("odin_1f2e3d4c_x", "Bearer odin_1f2e3d4c_x")):
+        exchange, seen = Exchange(answers(subscribed(), QUOTE)), Seen()
+        async with serving(exchange) as url:
+            await follow(Tail(["RELIANCE"], seen, url=url, api_key=key), seen.enough)
+        assert exchange.authorizations == [sent]
 
 
 async def test_a_client_of_its_own_gives_its_subscriptions_back() -> None:

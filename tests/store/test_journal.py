@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from odin.errors import StoreError, StoreUnavailable
+from odin.errors import StoreError, StoreFull, StoreUnavailable
 from odin.metrics import Metrics
 from odin.model import InstrumentKey, Subscription
 from odin.store.journal import MAX_BATCH_ROWS, Change, Journal
@@ -19,6 +19,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.committed: list[list[str]] = []
         self.tried: list[list[str]] = []
+        self.waits: list[bool] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.bad_clients: set[str] = set()
@@ -26,7 +27,8 @@ class FakeStore:
         self.failures: list[Exception | None] = []
         """What the next calls fail with, one after the other."""
 
-    async def apply_changes(self, batch: Sequence[Change]) -> None:
+    async def apply_changes(self, batch: Sequence[Change], *, may_wait: bool = True) -> None:
+        self.waits.append(may_wait)
         clients = [change.client_id for change in batch]
         self.tried.append(clients)
         await self.gate.wait()
@@ -90,12 +92,31 @@ async def test_what_waits_goes_into_one_transaction(bench: Bench) -> None:
 async def test_a_change_carries_all_it_was_given(bench: Bench) -> None:
     seen: list[Change] = []
 
-    async def keep(batch: Sequence[Change]) -> None:
+    async def keep(batch: Sequence[Change], *, may_wait: bool) -> None:
         seen.extend(batch)
 
     bench.store.apply_changes = keep  # type: ignore[method-assign]
     await bench.journal.record("a", add=[SBIN], remove=[SBIN.key], now_ms=7)
     assert seen == [Change("a", (SBIN,), (SBIN.key,), 7)]
+
+
+async def test_a_lock_is_waited_for_once_until_it_is_gone(bench: Bench) -> None:
+    """Three requests that one client sent together would else take three times as long."""
+    bench.store.failures = [StoreUnavailable("locked")] * 2
+    for name in "ab":
+        with pytest.raises(StoreUnavailable):
+            await bench.record(name)
+    await bench.record("c")
+    await bench.record("d")
+    assert bench.store.waits == [True, False, False, True]
+
+
+async def test_a_client_too_many_is_told_apart(bench: Bench) -> None:
+    bench.store.failure = StoreFull("full")
+    with pytest.raises(StoreFull):
+        await bench.record("a")
+    assert bench.metrics.store_failures == 1
+    assert not bench.journal.is_failing
 
 
 async def test_nothing_to_change_needs_no_store(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from odin.errors import MigrationError, StoreError, StoreUnavailable
 from odin.market.history import summarise
-from odin.model import DailyBar, Instrument, InstrumentKey, Subscription
+from odin.model import ApiKey, DailyBar, Instrument, InstrumentKey, Subscription
 from odin.store import sql
 from odin.store.journal import Change
 from odin.store.sqlite import SqliteStore
@@ -178,7 +178,7 @@ async def test_a_row_appears_with_the_first_subscription_only(store: SqliteStore
     "bad",
     [
         change("", SBIN),
-        change("x" * 129, SBIN),
+        change("x" * 138, SBIN),
         change("a", InstrumentKey("NSE", "CM", -1)),
         change("a", InstrumentKey("NSE", "CM", 2**63)),
         change("a", InstrumentKey("", "CM", 1)),
@@ -476,3 +476,56 @@ async def test_a_backup_overwrites_nothing(store: SqliteStore, tmp_path: Path) -
     assert precious.read_text() == "mine"
     with pytest.raises(StoreError, match="could not be made"):
         await store.backup(tmp_path / "no" / "folder")
+
+
+# API keys
+
+
+async def test_api_keys_are_kept_and_revoked_once(store: SqliteStore) -> None:
+    one = ApiKey("aaaaaaaa", "one", frozenset({"stream"}), "0" * 64, NOW_MS)
+    two = ApiKey("bbbbbbbb", "two", frozenset({"stream", "admin"}), "1" * 64, NOW_MS + 1)
+    await store.add_api_key(two)
+    await store.add_api_key(one)
+    assert await store.api_keys() == [one, two]
+    assert await store.revoke_api_key("aaaaaaaa", NOW_MS + 5)
+    assert not await store.revoke_api_key("aaaaaaaa", NOW_MS + 6)
+    assert not await store.revoke_api_key("cccccccc", NOW_MS)
+    assert await store.api_keys() == [one._replace(revoked_ms=NOW_MS + 5), two]
+    with pytest.raises(StoreError):
+        await store.add_api_key(one)
+    with pytest.raises(StoreError):
+        await store.add_api_key(one._replace(id="dddddddd", name=""))
+
+
+async def test_a_resume_token_comes_with_the_first_subscription_and_stays(
+    store: SqliteStore,
+) -> None:
+    assert await store.resume_sha256("a") is None
+    await store.apply_changes([change("a", SBIN)._replace(resume_sha256="0" * 64)])
+    await store.apply_changes([change("a", RELIANCE)._replace(resume_sha256="1" * 64)])
+    await store.apply_changes([change("a", NIFTY)])
+    assert await store.resume_sha256("a") == "0" * 64
+
+
+async def test_clients_of_the_first_schema_are_kept_by_the_second(path: Path) -> None:
+    async with await SqliteStore.open(path, migrate=False) as store:
+        first = sql.load_migrations()[:1]
+        await store._do(sql.migrate, first, NOW_MS)
+        await store._do(
+            lambda db: db.execute("INSERT INTO clients VALUES ('a', ?, ?)", (NOW_MS, NOW_MS + 1))
+        )
+        await store._do(
+            lambda db: db.execute(
+                "INSERT INTO subscriptions VALUES (7, 'a', 'NSE', 'CM', 3045, 'SBIN', ?)", (NOW_MS,)
+            )
+        )
+        assert (await store.migrate())[0] == "0002_api_keys"
+        row = await store.client("a")
+        assert row is not None
+        assert (row.created_ms, row.last_seen_ms, row.subscription_count) == (
+            NOW_MS,
+            NOW_MS + 1,
+            1,
+        )
+        await store.forget("a")  # the foreign key holds on
+        assert await store.load_subscriptions("a") == []

@@ -13,6 +13,7 @@ import pytest
 from odin.errors import StoreError, StoreUnavailable
 from odin.metrics import Metrics
 from odin.model import InstrumentKey
+from odin.store import operations
 from odin.store.journal import Journal
 from odin.store.sqlite import SqliteStore
 from tests.store.samples import NOW_MS, RELIANCE, SBIN, change, subscription
@@ -90,6 +91,27 @@ async def test_a_read_only_database_is_refused_at_the_start(path: Path) -> None:
     path.chmod(0o400)
     with pytest.raises(StoreError, match="read-only"):
         await SqliteStore.open(path)
+
+
+async def test_a_server_does_not_start_on_what_it_cannot_write_but_on_what_is_locked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure = operations.configure
+
+    def read_only(connection: sqlite3.Connection, is_tool: bool) -> None:
+        configure(connection, is_tool)
+        connection.execute("PRAGMA query_only = ON")
+
+    async with await SqliteStore.open(path) as store:
+        await store.apply_changes([change("a", SBIN)])
+    with locked(path):
+        async with await SqliteStore.open(path) as store:
+            assert len(await store.load_subscriptions("a")) == 1
+    monkeypatch.setattr(operations, "configure", read_only)
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        await SqliteStore.open(path)
+    async with await SqliteStore.open(path, is_tool=True) as store:
+        assert len(await store.load_subscriptions("a")) == 1
 
 
 async def test_a_database_that_turns_read_only_is_an_honest_error(store: SqliteStore) -> None:

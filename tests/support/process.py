@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ class Process:
     def __init__(self, process: asyncio.subprocess.Process, ws: str) -> None:
         self.process = process
         self.ws = ws
-        self.http = ws.replace("ws://", "http://").removesuffix("/enhanced-stream")
+        self.pid = process.pid
+        self.http = ws.replace("ws", "http", 1).removesuffix("/enhanced-stream")
 
     def kill(self) -> None:
         """End it as a power cut would, without a chance to do anything."""
@@ -34,30 +36,40 @@ class Process:
 
 
 @asynccontextmanager
-async def odin(*arguments: str | Path, **environ: str) -> AsyncIterator[Process]:
-    """Start the command and wait until it says where it listens; kill it at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "odin",
-        *map(str, arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(REPO), **environ},
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(20):
-            while line := (await process.stdout.readline()).decode():
-                if "listens on ws://" in line:
-                    break
-            else:
-                raise AssertionError(f"the server ended with {await process.wait()}")
-        yield Process(process, line.split()[-1])
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+async def odin(
+    *arguments: str | Path,
+    program: tuple[str, ...] = ("-m", "odin"),
+    log: Path | None = None,
+    **environ: str,
+) -> AsyncIterator[Process]:
+    """Start the command and wait until it says where it listens; kill it at the end.
+
+    program: what Python is told to run. log: file that gets what is written to standard error.
+    """
+    with log.open("ab+") if log is not None else tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *program,
+            *map(str, arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "PYTHONPATH": str(REPO), **environ},
+        )
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(20):
+                while line := (await process.stdout.readline()).decode():
+                    if "listens on ws" in line:
+                        break
+                else:
+                    code = await process.wait()
+                    errors.seek(0)
+                    raise AssertionError(f"the server ended with {code}: {errors.read().decode()}")
+            yield Process(process, line.split()[-1])
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
 
 
 async def run_odin(*arguments: str | Path, **environ: str) -> tuple[int, str]:

@@ -37,12 +37,15 @@ def close_frame(code: int | None = None, reason: bytes = b"") -> bytes:
     return frame(CLOSE, b"" if code is None else code.to_bytes(2, "big") + reason)
 
 
-def handshake(target: str = "/enhanced-stream?client_id=raw", host: str = "localhost") -> bytes:
+def handshake(
+    target: str = "/enhanced-stream?client_id=raw", host: str = "localhost", extensions: str = ""
+) -> bytes:
     """Return a request to upgrade."""
+    offer = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions else ""
     key = base64.b64encode(os.urandom(16)).decode()
     return (
         f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{offer}\r\n"
     ).encode("utf-8", "surrogateescape")
 
 

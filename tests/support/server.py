@@ -12,10 +12,10 @@ import orjson
 from aiohttp import WSMsgType, web
 
 from odin.clock import Clock, ManualClock
-from odin.config import Settings
 from odin.model import InstrumentKey, Tick
 from odin.node import Node, ReplayOptions
 from odin.server.run import address_of, listen
+from odin.settings import Settings
 
 SBIN = InstrumentKey("NSE", "CM", 3045)
 RELIANCE = InstrumentKey("NSE", "CM", 2885)

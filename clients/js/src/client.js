@@ -27,6 +27,7 @@ import {
   nameOf,
   namesOf,
 } from "./messages.js";
+import { Identity, isNotNeeded } from "./identity.js";
 import { addressOf, settingsOf } from "./options.js";
 import { QuoteStream } from "./quotes.js";
 import { RequestTable, requestError } from "./requests.js";
@@ -41,6 +42,7 @@ export class OdinClient extends EventTarget {
   #url;
   #options;
   /** @type {string | undefined} */ #clientId;
+  #identity;
   /** @type {any} */ #WebSocket;
   /** @type {State} */ #state = "closed";
   /** @type {OdinError | null} */ #error = null;
@@ -69,8 +71,9 @@ export class OdinClient extends EventTarget {
   constructor(url, options = {}) {
     super();
     this.#url = addressOf(url);
-    const { clientId, WebSocket, settings } = settingsOf(options);
+    const { clientId, apiKey, resumeToken, WebSocket, settings } = settingsOf(options);
     this.#clientId = clientId;
+    this.#identity = new Identity(apiKey, resumeToken);
     this.#WebSocket = WebSocket;
     this.#options = settings;
   }
@@ -83,6 +86,11 @@ export class OdinClient extends EventTarget {
   /** The name of the session; undefined before a first connection gave one. */
   get clientId() {
     return this.#clientId;
+  }
+
+  /** What continues this session, for a server that asks for it: keep it like a password. */
+  get resumeToken() {
+    return this.#identity.resumeToken;
   }
 
   /** What the server said at the last connect. */
@@ -186,7 +194,7 @@ export class OdinClient extends EventTarget {
     if (this.#clientId !== undefined) url.searchParams.set("client_id", this.#clientId);
     try {
       this.#WebSocket ??= globalThis.WebSocket ?? (await importWs());
-      if (this.#isStarted && !this.#socket) this.#live(new this.#WebSocket(url.href));
+      if (this.#isStarted && !this.#socket) this.#live(this.#identity.connect(this.#WebSocket, url.href));
     } catch (error) {
       this.#finish(new OdinError(`no WebSocket could be made: ${error}`));
     }
@@ -213,7 +221,10 @@ export class OdinClient extends EventTarget {
       over(lost);
       socket.close(CLIENT_CLOSED);
     };
-    socket.addEventListener("open", () => (openedAt = performance.now()));
+    socket.addEventListener("open", () => {
+      openedAt = performance.now();
+      this.#identity.introduce(socket);
+    });
     socket.addEventListener("message", (/** @type {MessageEvent} */ event) => {
       if (this.#socket !== socket) return;
       this.#heardAt = performance.now();
@@ -374,6 +385,7 @@ export class OdinClient extends EventTarget {
     } else if (message.type === "welcome") {
       const welcome = (this.#welcome = decodeWelcome(message));
       this.#clientId ??= welcome.client_id;
+      this.#identity.resumeToken = welcome.resume_token ?? this.#identity.resumeToken;
       this.#isMarketOpen = welcome.market_open;
       this.#emit("welcome", welcome);
       this.#attend();
@@ -383,7 +395,7 @@ export class OdinClient extends EventTarget {
         this.#isMarketOpen = status.market_open;
         this.#emit("status", status);
       }
-      if (!this.#requests.take(message) && message.type === "error") {
+      if (!isNotNeeded(message) && !this.#requests.take(message) && message.type === "error") {
         this.#emit("error", requestError(message));
       }
     }

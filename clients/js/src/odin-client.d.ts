@@ -120,12 +120,18 @@ export interface Welcome {
   simulated?: boolean;
   /** How it encodes quotes; a server of an older version does not say and has only json. */
   format?: Format;
+  /** What later connections of this client_id need, told once by a server that asks for it. */
+  resume_token?: string;
 }
 
 export interface ClientOptions {
   /** Names the session over restarts of the program; without one the server makes one up, which
    * lasts as long as the client object. */
   clientId?: string;
+  /** What the server wants where authentication is on. */
+  apiKey?: string;
+  /** What an earlier client of this clientId had as `resumeToken`, where the server asks for it. */
+  resumeToken?: string;
   /** How quotes are encoded on their way: "json". The others are smaller. */
   format?: Format;
   /** The WebSocket class; the platform's by default, or that of the package `ws`. */
@@ -170,6 +176,8 @@ export declare class OdinClient extends EventTarget {
   /** "connected" means that subscriptions are in place, not only that a socket is open. */
   readonly state: State;
   readonly clientId: string | undefined;
+  /** What continues this session, for a server that asks for it: keep it like a password. */
+  readonly resumeToken: string | undefined;
   /** What the server said at the last connect. */
   readonly welcome: Welcome | null;
   /** Resolves once subscriptions are in place. */

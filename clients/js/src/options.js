@@ -20,7 +20,7 @@ export function addressOf(url) {
 }
 
 /** All options, with the defaults of those that were left out. @param {ClientOptions} options */
-export function settingsOf({ clientId, WebSocket, format = "json", ...rest }) {
+export function settingsOf({ clientId, apiKey, resumeToken, WebSocket, format = "json", ...rest }) {
   if (clientId !== undefined && !CLIENT_ID.test(clientId)) {
     throw new TypeError("clientId must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -");
   }
@@ -36,5 +36,5 @@ export function settingsOf({ clientId, WebSocket, format = "json", ...rest }) {
     silenceMs: 20_000,
     ...rest,
   };
-  return { clientId, WebSocket, settings };
+  return { clientId, apiKey, resumeToken, WebSocket, settings };
 }

@@ -7,9 +7,9 @@ import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
-const CHECKOUT = join(dirname(fileURLToPath(import.meta.url)), "../../..");
+export const CHECKOUT = join(dirname(fileURLToPath(import.meta.url)), "../../..");
 const VENV_PYTHON = join(CHECKOUT, ".venv/bin/python");
-const PYTHON = process.env.ODIN_PYTHON ?? (existsSync(VENV_PYTHON) ? VENV_PYTHON : "python3");
+export const PYTHON = process.env.ODIN_PYTHON ?? (existsSync(VENV_PYTHON) ? VENV_PYTHON : "python3");
 
 /** Why there is no real server to test against; false if there is one. */
 export function missing() {

@@ -9,7 +9,6 @@ with its answer, an error, or a timeout that includes the time offline.
 import asyncio
 import logging
 import random
-import re
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Literal, Self
@@ -18,7 +17,7 @@ from weakref import WeakSet
 import aiohttp
 
 from odin_client import messages, reconnect
-from odin_client.connection import Connection, address_of, broken
+from odin_client.connection import Connection, Identity, address_of, broken
 from odin_client.encodings import Decoder, Format
 from odin_client.errors import (
     ConnectFailed,
@@ -39,12 +38,11 @@ from odin_client.messages import (
     Welcome,
 )
 from odin_client.quotes import QuoteStream
-from odin_client.requests import Request, RequestTable, request_error
+from odin_client.requests import Request, RequestTable, names_of, request_error
 
 log = logging.getLogger("odin_client")
 
 State = Literal["closed", "connecting", "connected", "reconnecting"]
-_CLIENT_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}\Z", re.ASCII)
 _NEVER = "never"
 _RESTORE_BATCH = 500
 _RESTORE_AGAIN_S = 5.0
@@ -61,6 +59,9 @@ class OdinClient:
     format: how quotes are encoded on the way, "json", "json-delta", "msgpack", "msgpack-delta" or
         "binary"; programs get the same whole quotes. Those of msgpack need
         odin-streamer-client[msgpack], and raise ImportError without it.
+    api_key: what the server wants where authentication is on.
+    resume_token: what an earlier client of this client_id had as `resume_token`, where the server
+        asks for it.
     request_timeout_s: how long a request may take, reconnects included.
     connect_timeout_s: how long connect() tries; None is for ever. Later reconnects never give up.
     least_delay_s, most_delay_s: bounds of the reconnect backoff.
@@ -75,6 +76,8 @@ class OdinClient:
         client_id: str | None = None,
         *,
         format: Format = "json",  # noqa: A002 - as the address calls it
+        api_key: str | None = None,
+        resume_token: str | None = None,
         request_timeout_s: float = 10.0,
         connect_timeout_s: float | None = 10.0,
         least_delay_s: float = 0.5,
@@ -83,9 +86,7 @@ class OdinClient:
         heartbeat_s: float = 20.0,
     ) -> None:
         self._url = address_of(url)
-        if client_id is not None and _CLIENT_ID.match(client_id) is None:
-            raise ValueError("client_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -")
-        self._client_id = client_id
+        self._identity = Identity(client_id, api_key, resume_token)
         self._format: Format = format
         self._decoder = Decoder(format)
         self._request_timeout_s = request_timeout_s
@@ -125,7 +126,12 @@ class OdinClient:
     @property
     def client_id(self) -> str | None:
         """The name of the session; None before a first connection gave one."""
-        return self._client_id
+        return self._identity.client_id
+
+    @property
+    def resume_token(self) -> str | None:
+        """What continues this session, for a server that asks for it: keep it like a password."""
+        return self._identity.resume_token
 
     @property
     def welcome(self) -> Welcome | None:
@@ -217,7 +223,7 @@ class OdinClient:
 
     async def snapshot(self, stocks: str | Iterable[str] = ()) -> Snapshot:
         """Return the last known quotes of the stocks, or of all subscribed ones, at any hour."""
-        return messages.decode_snapshot(await self._request("snapshot", _names(stocks)))
+        return messages.decode_snapshot(await self._request("snapshot", names_of(stocks)))
 
     async def ping(self) -> float:
         """Return how long the server took to answer, in seconds."""
@@ -298,11 +304,12 @@ class OdinClient:
 
     async def _live(self, http: aiohttp.ClientSession) -> ConnectionClosed:
         """Live through one connection; return why it ended. Raises ConnectFailed."""
-        url = self._url.update_query(format=self._format)
-        if self._client_id is not None:
-            url = url.update_query(client_id=self._client_id)
         connection = await Connection.open(
-            http, url, heartbeat_s=self._heartbeat_s, timeout_s=self._request_timeout_s
+            http,
+            self._identity.address(self._url, self._format),
+            self._identity,
+            heartbeat_s=self._heartbeat_s,
+            timeout_s=self._request_timeout_s,
         )
         self._connection = connection
         self._decoder = Decoder(self._format)
@@ -423,7 +430,7 @@ class OdinClient:
         kind = message.get("type")
         if kind == "welcome":
             self._welcome = messages.decode_welcome(message)
-            self._client_id = self._client_id or self._welcome.client_id or None
+            self._identity.learn(self._welcome)
             self._is_market_open = self._welcome.market_open
             self._greeted.set()
             return
@@ -435,7 +442,7 @@ class OdinClient:
             self._report(request_error(message))
 
     async def _change(self, action: str, stocks: str | Iterable[str]) -> Json:
-        names = _names(stocks)
+        names = names_of(stocks)
         try:
             answer = await self._request(action, names)
             self._changes.append((action, names))
@@ -491,7 +498,3 @@ class OdinClient:
         if error is not None:
             self._error_handlers.call(error)
         self._set_state("closed")
-
-
-def _names(stocks: str | Iterable[str]) -> list[str]:
-    return [stocks] if isinstance(stocks, str) else list(map(str, stocks))

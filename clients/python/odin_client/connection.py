@@ -1,6 +1,7 @@
 """One WebSocket from the handshake to the close: messages in, text out, and why it ended."""
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import aiohttp
@@ -8,10 +9,46 @@ from yarl import URL
 
 from odin_client import reconnect
 from odin_client.errors import ConnectFailed, ConnectionClosed, TakenOver
+from odin_client.messages import Welcome
 
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}\Z", re.ASCII)
 _PATH = "/enhanced-stream"
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _CLOSE_PATIENCE_S = 1.0
+
+
+class Identity:
+    """Who connects: the name of the session, and what proves it to the server."""
+
+    def __init__(
+        self, client_id: str | None, api_key: str | None, resume_token: str | None
+    ) -> None:
+        if client_id is not None and _CLIENT_ID.match(client_id) is None:
+            raise ValueError("client_id must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -")
+        self.client_id = client_id
+        self._api_key = api_key
+        self.resume_token = resume_token
+
+    def address(self, url: URL, quote_format: str) -> URL:
+        """Return where to connect; secrets are no part of it."""
+        query = {"format": quote_format}
+        if self.client_id is not None:
+            query["client_id"] = self.client_id
+        return url.update_query(query)
+
+    def headers(self) -> dict[str, str]:
+        """Return the secrets as headers of the handshake."""
+        headers = {}
+        if self._api_key is not None:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        if self.resume_token is not None:
+            headers["X-Resume-Token"] = self.resume_token
+        return headers
+
+    def learn(self, welcome: Welcome) -> None:
+        """Keep what the server made up for this session."""
+        self.client_id = self.client_id or welcome.client_id or None
+        self.resume_token = welcome.resume_token or self.resume_token
 
 
 def address_of(url: str) -> URL:
@@ -32,13 +69,20 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, http: aiohttp.ClientSession, url: URL, *, heartbeat_s: float, timeout_s: float
+        cls,
+        http: aiohttp.ClientSession,
+        url: URL,
+        identity: Identity,
+        *,
+        heartbeat_s: float,
+        timeout_s: float,
     ) -> "Connection":
         """Complete the handshake. Raises ConnectFailed."""
         try:
             async with asyncio.timeout(timeout_s):
                 ws = await http.ws_connect(
                     url,
+                    headers=identity.headers(),
                     heartbeat=heartbeat_s,
                     max_msg_size=_MAX_MESSAGE_BYTES,
                     timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_PATIENCE_S),

@@ -151,6 +151,8 @@ class Welcome(NamedTuple):
     features: tuple[str, ...]
     format: str = "json"
     """How the server encodes quotes: "json" from an older one, which ignores what was asked."""
+    resume_token: str | None = None
+    """What later connections of this client_id need, told once by a server that asks for it."""
 
 
 def decode_subscribe(message: Json) -> SubscribeResult:
@@ -235,6 +237,7 @@ def decode_welcome(message: Json) -> Welcome:
         limits=data.get("limits") or {},
         features=_texts(data.get("features")),
         format=str(data.get("format", "json")),
+        resume_token=data.get("resume_token"),
     )
 
 

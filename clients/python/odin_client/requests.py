@@ -7,7 +7,7 @@ whatever happens to connections meanwhile: every action may be repeated without 
 import asyncio
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from odin_client.errors import OdinError, RequestError
 from odin_client.messages import Json
@@ -87,3 +87,8 @@ class RequestTable:
 def request_error(message: Json) -> RequestError:
     """The error in an error message."""
     return RequestError(str(message.get("code", "")), str(message.get("message", "")))
+
+
+def names_of(stocks: str | Iterable[str]) -> list[str]:
+    """The stocks of a request: one or many."""
+    return [stocks] if isinstance(stocks, str) else list(map(str, stocks))

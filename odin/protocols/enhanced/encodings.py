@@ -24,8 +24,8 @@ ENCODINGS: Final[tuple[Encoding, ...]] = (
     "binary",
 )
 SUBPROTOCOLS: Final[Mapping[str, Encoding]] = {f"odin.{name}": name for name in ENCODINGS}
-WHOLE: Final[Mapping[Encoding, Encoding]] = {"json-delta": "json", "msgpack-delta": "msgpack"}
-"""What a delta encoding sends where there is nothing to differ from."""
+DELTAS: Final[frozenset[Encoding]] = frozenset({"json-delta", "msgpack-delta"})
+"""What is whole in these is as in the encoding they are named after."""
 
 
 class MarketData(msgspec.Struct, tag_field="type", tag="market_data", gc=False):
@@ -91,7 +91,7 @@ def encode_quote(
         return binary_frame(encode_binary(key, quote, sent_ms, is_snapshot=is_snapshot))
     kind = SnapshotData if is_snapshot else MarketData
     message = kind(quote.symbol, quote.token, quote.exchange, quote, sent_ms)
-    if encoding in ("json", "json-delta"):
+    if encoding == "json" or encoding == "json-delta":
         return text_frame(_to_json(message))
     return binary_frame(_to_msgpack(message))
 

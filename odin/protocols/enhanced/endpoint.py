@@ -3,36 +3,43 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp import web
 
-from odin.config import LimitSettings
-from odin.errors import ClientError
+from odin.errors import ClientError, StoreUnavailable
 from odin.hub.hub import Hub
 from odin.market.instruments import InstrumentRegistry
 from odin.market.quotes import QuoteBoard
 from odin.metrics import Metrics
-from odin.protocols.admission import Admission, http_error
+from odin.model import ApiKey
+from odin.protocols.access import Access, check_scope, close_code
+from odin.protocols.admission import Admission, Origins, access_error
 from odin.protocols.base import Heartbeat, Peer
 from odin.protocols.enhanced import wire
+from odin.protocols.enhanced.door import Door
 from odin.protocols.enhanced.encodings import negotiate
 from odin.protocols.enhanced.publisher import QuotePublisher
-from odin.protocols.enhanced.session import (
+from odin.protocols.enhanced.services import (
     Market,
     Services,
-    Session,
     SubscriptionJournal,
     SubscriptionStore,
 )
+from odin.protocols.enhanced.session import Session, session_id
 from odin.protocols.enhanced.wire import MarketView
 from odin.protocols.frames import text_frame
+from odin.protocols.newcomers import Newcomers
+from odin.settings import LimitSettings
+from odin.topics import Encoding
 
 log = logging.getLogger("odin.enhanced")
 
 PATH = "/enhanced-stream"
+SCOPE = "stream"
+"""What a key must be allowed to connect here."""
 
 
 class EnhancedEndpoint:
@@ -48,7 +55,9 @@ class EnhancedEndpoint:
         journal: SubscriptionJournal,
         market: Market,
         limits: LimitSettings,
-        origins: Sequence[str],
+        origins: Origins,
+        access: Access,
+        require_resume_token: bool,
         metrics: Metrics,
         now_ms: Callable[[], int],
         wall_ms: Callable[[], int],
@@ -59,7 +68,7 @@ class EnhancedEndpoint:
         self._now_ms = now_ms
         announced = msgspec.structs.asdict(limits)
         del announced["exempt_addresses"]
-        self.quotes = QuotePublisher(hub, metrics, now_ms)
+        self.quotes = QuotePublisher(hub, metrics)
         """Where the node brings quotes, and the hub tells which have readers."""
         self._services = Services(
             hub,
@@ -74,14 +83,20 @@ class EnhancedEndpoint:
             now_ms,
             wall_ms,
             metrics,
+            Newcomers(limits),
         )
         self._heartbeat = Heartbeat(limits.ping_interval_s)
         self._admission = Admission(limits, origins)
+        self._access = access
+        self._require_resume_token = require_resume_token
         self._sessions: dict[str, Session] = {}
+        """By their id, which with authentication begins with that of the key."""
+        self._strangers: set[Peer] = set()
+        """Connections that have yet to send credentials."""
         self._stop_code: int | None = None
         self._is_idle = asyncio.Event()
         self.seen_clients: set[str] = set()
-        """Client ids that connected since somebody last cleared this, for housekeeping."""
+        """Ids of sessions that began since somebody last cleared this, for housekeeping."""
 
     # ------------------------------------------------------------------ what others call
 
@@ -91,7 +106,7 @@ class EnhancedEndpoint:
         return self._admission.total
 
     def connected_clients(self) -> list[str]:
-        """Return the client ids with a session in memory. May be called from any thread."""
+        """Return the ids of the sessions in memory. May be called from any thread."""
         return list(self._sessions)
 
     def push_market_status(self, view: MarketView) -> None:
@@ -99,6 +114,12 @@ class EnhancedEndpoint:
         data = wire.market_status_fields(view)
         frame = wire.encode_message("market_status", "success", "", view.now_ms, data=data)
         self._hub.put_all(text_frame(frame))
+
+    def expel(self, key_ids: Collection[str]) -> None:
+        """Close every connection of keys that are valid no more."""
+        for session in list(self._sessions.values()):
+            if session.key_id in key_ids:
+                session.expel(ClientError("authentication_failed"), 4401)
 
     async def stop(self, code: int, grace_s: float) -> None:
         """Let nobody in any more, close every connection, and wait for them at most `grace_s`."""
@@ -108,13 +129,15 @@ class EnhancedEndpoint:
         for session in list(self._sessions.values()):
             if session.peer is not None:
                 session.peer.end(code)
-        if not self._sessions:
+        for peer in self._strangers:
+            peer.end(code)
+        if self._is_empty:
             return
         self._is_idle.clear()
         try:
             await asyncio.wait_for(self._is_idle.wait(), grace_s)
         except TimeoutError:
-            log.warning("connections did not close in time", extra={"left": len(self._sessions)})
+            log.warning("connections did not close in time", extra={"left": self.connection_count})
 
     # ------------------------------------------------------------------ connections
 
@@ -126,46 +149,119 @@ class EnhancedEndpoint:
         # request.query would keep its dicts as long.
         query = parse_qs(request.rel_url.raw_query_string, keep_blank_values=True)
         offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+        address = self._access.address_of(request)
+        key: ApiKey | None = None
         try:
             client_id = wire.client_id_of(query.get("client_id", []))
             encoding, subprotocol = negotiate(query.get("format", []), offered)
+            refusal = self._admission.check(request)
+            if refusal is None:
+                key = await self._access.key_of(request, address, query.get("ticket", []))
+                if key is not None:
+                    check_scope(key, SCOPE)
+                refusal = self._admission.admit(address, key.id if key else "")
         except ClientError as problem:
-            refusal: web.Response | None = http_error(400, problem.code)
-        else:
-            refusal = self._admission.admit(request)
+            refusal = access_error(problem)
         if refusal is not None:
             self._metrics.connections_refused += 1
             return refusal
+        client_id = client_id or secrets.token_urlsafe(16)
+        token = request.headers.get("X-Resume-Token", "")
+        key_id = key.id if key else ""
+        del query, offered  # as every local, they would live as long as the connection
         try:
             peer = Peer(request, self._limits, self._metrics, self._heartbeat, subprotocol)
             await peer.open()
-            session = self._enter(client_id or secrets.token_urlsafe(16))
+            if key is None and self._access.auth is not None:
+                door = Door(self, address, client_id, encoding, token)
+                try:
+                    await door.serve(peer)
+                finally:
+                    key_id = door.leave(peer)
+                return peer.response
+            session = self.enter(client_id, key_id, address)
             try:
-                self._metrics.takeovers += session.displace(peer)
-                if self._stop_code is not None:  # let in before the stop, it missed being told
-                    peer.end(self._stop_code)
-                await session.restore(peer, encoding)
+                await self.join(session, peer, encoding, token, key)
                 await peer.read(session)
             finally:
-                session.leave(peer)
-                self._exit(session)
+                self.exit(session, peer)
         finally:
-            self._admission.leave(request)
+            self._admission.leave(address, key_id)
         return peer.response
 
-    def _enter(self, client_id: str) -> Session:
-        """Return the session of a connection that has been made; it must `_exit` again."""
+    async def join(
+        self, session: Session, peer: Peer, encoding: Encoding, token: str, key: ApiKey | None
+    ) -> None:
+        """Make a connection the session's own and welcome it, or end it."""
+        new_token = ""
+        try:
+            if self._require_resume_token:
+                new_token = await session.authorize(token)
+            auth = self._access.auth
+            if key is not None and auth is not None and auth.keys.get(key.id) != key:
+                raise ClientError("authentication_failed")  # revoked while it connected
+        except ClientError as error:
+            self.turn_away(peer, error, close_code(error), session.client_id)
+            return
+        except StoreUnavailable:
+            self.turn_away(peer, ClientError("store_unavailable"), 1013, session.client_id)
+            return
+        self._metrics.takeovers += session.displace(peer)
+        if self._stop_code is not None:  # let in before the stop, it missed being told
+            peer.end(self._stop_code)
+        await session.restore(peer, encoding, new_token)
+
+    def turn_away(self, peer: Peer, error: ClientError, code: int, client_id: str) -> None:
+        """Tell a connection that owns no session why it must end, and close it."""
+        peer.write(text_frame(wire.encode_error(error, client_id, self._now_ms())))
+        peer.end(code)
+
+    def enter(self, client_id: str, key_id: str = "", address: str = "") -> Session:
+        """Return the session of a connection that has been made; it must `exit` again."""
         self._metrics.connections += 1
-        self.seen_clients.add(client_id)
-        session = self._sessions.get(client_id)
+        name = session_id(client_id, key_id)
+        self.seen_clients.add(name)
+        session = self._sessions.get(name)
         if session is None:
-            session = self._sessions[client_id] = Session(client_id, self._services)
+            owner = key_id or address
+            session = Session(client_id, self._services, key_id, owner)
+            self._sessions[name] = session
         session.users += 1
         return session
 
-    def _exit(self, session: Session) -> None:
+    def exit(self, session: Session, peer: Peer) -> None:
+        """Let go of a session that a connection entered."""
+        session.leave(peer)
         session.users -= 1
         if not session.users:
-            del self._sessions[session.client_id]
-        if not self._sessions:
+            del self._sessions[session.id]
+        self._note_empty()
+
+    def meet(self, peer: Peer) -> None:
+        """Note a connection that has yet to send credentials."""
+        self._strangers.add(peer)
+        if self._stop_code is not None:
+            peer.end(self._stop_code)
+
+    def part(self, peer: Peer) -> None:
+        """Note that a connection has sent its credentials, or left."""
+        self._strangers.discard(peer)
+        self._note_empty()
+
+    async def authenticate(self, credentials: wire.Credentials, address: str) -> ApiKey:
+        """Return the key of credentials that were sent as a message, its connection counted.
+        Raises ClientError."""
+        auth = self._access.auth
+        assert auth is not None
+        key = await self._access.by_key(auth, credentials.api_key, address)
+        check_scope(key, SCOPE)
+        self._admission.enter_key(key.id)
+        return key
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._sessions and not self._strangers
+
+    def _note_empty(self) -> None:
+        if self._is_empty:
             self._is_idle.set()

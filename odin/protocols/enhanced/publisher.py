@@ -5,22 +5,21 @@ quote. So the first frame after a subscribe is whole, and so is what a late read
 earlier deltas were conflated away.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from odin.hub.hub import Hub
 from odin.metrics import Metrics
 from odin.model import InstrumentKey, Quote
-from odin.protocols.enhanced.encodings import WHOLE, encode_delta, encode_quote
+from odin.protocols.enhanced.encodings import DELTAS, encode_delta, encode_quote
 from odin.topics import QuoteTopic, Topic
 
 
 class QuotePublisher:
     """Encodes quotes for the topics that have subscribers, and publishes them on the hub."""
 
-    def __init__(self, hub: Hub, metrics: Metrics, now_ms: Callable[[], int]) -> None:
+    def __init__(self, hub: Hub, metrics: Metrics) -> None:
         self._hub = hub
         self._metrics = metrics
-        self._now_ms = now_ms
         self._read: dict[InstrumentKey, tuple[QuoteTopic, ...]] = {}
         self._sent: dict[QuoteTopic, Quote] = {}
         """What the readers of a delta topic hold: its next frame tells the difference."""
@@ -50,19 +49,20 @@ class QuotePublisher:
         for topic in topics:
             self._sent.pop(topic, None)
 
-    def publish(self, key: InstrumentKey, quote: Quote) -> None:
-        """Send a quote to whoever subscribes it. Called once per tick in market hours."""
+    def publish(self, key: InstrumentKey, quote: Quote, sent_ms: int) -> None:
+        """Send a quote to whoever subscribes it. Called once per tick in market hours.
+
+        sent_ms: market time now, which the message says it was sent at.
+        """
         topics = self._read.get(key)
         if topics is None:
             return
-        sent_ms = self._now_ms()
-        hub = self._hub
         for topic in topics:
             encoding = topic.encoding
-            if encoding in WHOLE:
+            if encoding in DELTAS:
                 self._publish_delta(topic, key, quote, sent_ms)
             else:
-                hub.publish(topic, encode_quote(encoding, key, quote, sent_ms))
+                self._hub.publish(topic, encode_quote(encoding, key, quote, sent_ms))
         self._metrics.frames_published += len(topics)
 
     def _publish_delta(

@@ -7,25 +7,23 @@ are carried out one at a time.
 """
 
 import asyncio
+import hmac
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from itertools import repeat
-from typing import NamedTuple, Protocol
 
-from odin.config import LimitSettings
-from odin.errors import ClientError, Disconnect, StoreUnavailable
-from odin.hub.hub import Hub
+from odin.auth.keys import digest
+from odin.errors import ClientError, Disconnect, StoreFull, StoreUnavailable
 from odin.hub.outbox import Subscriber
-from odin.market.instruments import InstrumentRegistry, Resolution, ascii_upper
-from odin.market.quotes import QuoteBoard
-from odin.metrics import Metrics
+from odin.market.instruments import Resolution, ascii_upper
 from odin.model import InstrumentKey, Subscription
 from odin.protocols.base import Peer
 from odin.protocols.enhanced import wire
-from odin.protocols.enhanced.encodings import WHOLE, encode_quote
-from odin.protocols.enhanced.publisher import QuotePublisher
-from odin.protocols.enhanced.wire import Echo, MarketView, Request
+from odin.protocols.enhanced.encodings import DELTAS, encode_quote
+from odin.protocols.enhanced.services import Services
+from odin.protocols.enhanced.wire import Echo, Request
 from odin.protocols.frames import text_frame
 from odin.topics import Encoding, QuoteTopic
 
@@ -34,59 +32,6 @@ log = logging.getLogger("odin.enhanced")
 _topic = lru_cache(maxsize=65_536)(QuoteTopic)
 """Who subscribes the same stock shares one topic: each of its own was a fifth of what a
 subscription keeps in memory."""
-
-
-class SubscriptionStore(Protocol):
-    """Reads a client's subscriptions."""
-
-    async def load_subscriptions(self, client_id: str) -> list[Subscription]:
-        """Return them in the order they were made; empty for an unknown client."""
-        ...
-
-
-class SubscriptionJournal(Protocol):
-    """Makes changes durable."""
-
-    async def record(
-        self,
-        client_id: str,
-        add: Sequence[Subscription] = (),
-        remove: Sequence[InstrumentKey] = (),
-        now_ms: int = 0,
-    ) -> None:
-        """Return when the change is on disk; raise StoreUnavailable if it is not."""
-        ...
-
-
-class Market(Protocol):
-    """What sessions ask about the market."""
-
-    def view(self) -> MarketView:
-        """Return everything clients are told, now."""
-        ...
-
-    def is_streaming(self, exchange: str) -> bool:
-        """Whether market_data of this exchange flows now."""
-        ...
-
-
-class Services(NamedTuple):
-    """What every session works with."""
-
-    hub: Hub
-    quotes: QuotePublisher
-    registry: InstrumentRegistry
-    board: QuoteBoard
-    store: SubscriptionStore
-    journal: SubscriptionJournal
-    market: Market
-    limits: LimitSettings
-    announced_limits: Mapping[str, object]
-    now_ms: Callable[[], int]
-    """Market time, for messages."""
-    wall_ms: Callable[[], int]
-    """Real time, for the database."""
-    metrics: Metrics
 
 
 class Session:
@@ -98,18 +43,31 @@ class Session:
     __slots__ = (
         "_encoding",
         "_hub",
+        "_is_known",
         "_is_loaded",
+        "_is_token_known",
         "_lock",
+        "_owner",
+        "_resume_sha256",
         "_services",
         "_subscriber",
         "_subscriptions",
         "client_id",
+        "id",
+        "key_id",
         "peer",
         "users",
     )
 
-    def __init__(self, client_id: str, services: Services) -> None:
+    def __init__(
+        self, client_id: str, services: Services, key_id: str = "", owner: str = ""
+    ) -> None:
         self.client_id = client_id
+        """As its clients know it."""
+        self.key_id = key_id
+        """Of the API key it belongs to, "" without authentication."""
+        self.id = session_id(client_id, key_id)
+        """As the server and the database know it."""
         self.users = 0
         """Connections that hold the session in memory: the live one, and those that are ending."""
         self.peer: Peer | None = None
@@ -121,10 +79,33 @@ class Session:
         self._subscriptions: dict[InstrumentKey, str] = {}
         """In the order they were made, with the symbol each had then."""
         self._is_loaded = False
+        self._owner = owner
+        """Whose limit of new client_ids counts: an API key's id or an address."""
+        self._is_known = False
+        """Whether the client_id had subscriptions, or was counted against that limit."""
+        self._resume_sha256: str | None = None
+        self._is_token_known = False
         self._lock = asyncio.Lock()
         """Held while subscriptions are read from the store or changed."""
 
     # ------------------------------------------------------------------ connections
+
+    async def authorize(self, token: str) -> str:
+        """Let the owner of the session go on: return "" for its resume token, and a new one for
+        whoever is first. Raises ClientError resume_token_required for others, or StoreUnavailable;
+        the live connection is left alone then."""
+        async with self._lock:
+            if not self._is_token_known:
+                self._resume_sha256 = await self._services.store.resume_sha256(self.id)
+                self._is_token_known = True
+            if self._resume_sha256 is None:
+                new = f"odin_resume_{secrets.token_urlsafe(32)}"
+                await self._services.store.keep_resume_token(self.id, digest(new))
+                self._resume_sha256 = digest(new)
+                return new
+            if not hmac.compare_digest(digest(token), self._resume_sha256):
+                raise ClientError("resume_token_required")
+            return ""
 
     def displace(self, peer: Peer) -> bool:
         """Give the session to a newer connection, at once; return whether another one had it.
@@ -133,15 +114,22 @@ class Session:
         word instead of it.
         """
         old, self.peer = self.peer, peer
-        if old is None:
-            return False
-        frame = text_frame(self._error(ClientError("session_taken_over"), wire.NO_ECHO))
+        if old is not None:
+            self._dismiss(old, ClientError("session_taken_over"), 4409)
+        return old is not None
+
+    def expel(self, error: ClientError, code: int) -> None:
+        """Tell the live connection why it must end, and close it."""
+        if self.peer is not None:
+            self._dismiss(self.peer, error, code)
+
+    def _dismiss(self, peer: Peer, error: ClientError, code: int) -> None:
+        frame = text_frame(self._error(error, wire.NO_ECHO))
         if self._subscriber is not None:
             self._detach(frame)
         else:
-            old.write(frame)
-        old.end(4409)
-        return True
+            peer.write(frame)
+        peer.end(code)
 
     def leave(self, peer: Peer) -> None:
         """Take down what is the connection's own. A newer one may own the session by now."""
@@ -154,16 +142,16 @@ class Session:
             self._hub.detach(self._subscriber, last_word)
             self._subscriber = None
 
-    async def restore(self, peer: Peer, encoding: Encoding) -> None:
+    async def restore(self, peer: Peer, encoding: Encoding, resume_token: str = "") -> None:
         """Welcome the connection and give it back its subscriptions, loading them if need be.
 
-        encoding: how it wants its quotes.
+        encoding: how it wants its quotes. resume_token: told to it, "" for none.
         """
         services = self._services
         async with self._lock:
             if not self._is_loaded:
                 try:
-                    held = await services.store.load_subscriptions(self.client_id)
+                    held = await services.store.load_subscriptions(self.id)
                 except StoreUnavailable:
                     error = ClientError("store_unavailable")
                     peer.write(text_frame(self._error(error, wire.NO_ECHO)))
@@ -171,6 +159,7 @@ class Session:
                     return
                 self._subscriptions = dict(map(self._shared, held))
                 self._is_loaded = True
+                self._is_known = bool(held)
             if self.peer is not peer:
                 return  # a newer connection came while this one waited
             self._subscriber = self._hub.attach(peer)
@@ -178,7 +167,9 @@ class Session:
             keys = list(self._subscriptions)
             view = services.market.view()
             limits = services.announced_limits
-            data = wire.welcome_fields(self.client_id, len(keys), view, limits, encoding)
+            data = wire.welcome_fields(
+                self.client_id, len(keys), view, limits, encoding, resume_token
+            )
             self._put(
                 wire.encode_message("welcome", "connected", self.client_id, view.now_ms, data=data)
             )
@@ -209,6 +200,8 @@ class Session:
                 echo = wire.echo_of_refused(text)
         except StoreUnavailable:
             error = ClientError("store_unavailable")
+        except StoreFull:
+            error = ClientError("too_many_clients")
         except Disconnect:
             raise
         except Exception:
@@ -243,6 +236,8 @@ class Session:
                 self._answer(request, "pong", "alive")
             case "snapshot":
                 self._snapshot(request)
+            case "authenticate":
+                raise ClientError("authentication_not_needed")
             case unknown:
                 raise ClientError("unknown_action", action=unknown)
 
@@ -283,9 +278,14 @@ class Session:
             added = {key: _symbol(item) for key, item in found.items() if key not in held}
             self._check_room(len(added))
             if added:
+                if not self._is_known:
+                    services.newcomers.admit(self._owner)
+                    self._is_known = True
                 now_ms = services.wall_ms()
                 new = list(map(Subscription, added, added.values(), repeat(now_ms)))
-                await services.journal.record(self.client_id, add=new, now_ms=now_ms)
+                await services.journal.record(
+                    self.id, add=new, now_ms=now_ms, resume_sha256=self._resume_sha256
+                )
             # From here to the last known quotes nothing awaits: no tick can come between them.
             held.update(added)
             view = services.market.view()
@@ -317,7 +317,7 @@ class Session:
             ]
             if removed:
                 now_ms = services.wall_ms()
-                await services.journal.record(self.client_id, remove=removed, now_ms=now_ms)
+                await services.journal.record(self.id, remove=removed, now_ms=now_ms)
             for key in removed:
                 del self._subscriptions[key]
             if self._subscriber is not None:
@@ -436,7 +436,7 @@ class Session:
         if self._encoding == "binary" and added:
             self._put(self._instruments(added))
         self._hub.subscribe(self._subscriber, self._topics(added))
-        if self._encoding in WHOLE:
+        if self._encoding in DELTAS:
             self._services.quotes.begin(self._topics(shown))
         self._hub.deliver(self._subscriber, self._last_known(shown))
 
@@ -460,6 +460,12 @@ class Session:
                 frame = encode_quote(self._encoding, key, quote, now_ms, is_snapshot=True)
                 items.append((_topic(key, self._encoding), frame))
         return items
+
+
+def session_id(client_id: str, key_id: str = "") -> str:
+    """Return what a key's client is called in the server and the database. A client_id cannot hold
+    a "/", so no two keys share one."""
+    return f"{key_id}/{client_id}" if key_id else client_id
 
 
 def _symbol(item: Resolution) -> str:

@@ -68,6 +68,32 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         return [*(self.stocks or ()), *(self.tokens or ())]
 
 
+class Credentials(msgspec.Struct, frozen=True):
+    """The first message of a client that brought no credentials with its handshake."""
+
+    action: str = ""
+    api_key: str = ""
+    resume_token: str = ""
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+_credentials_decoder = msgspec.json.Decoder(Credentials)
+
+
+def decode_credentials(text: str) -> Credentials:
+    """Return what an `authenticate` message holds. Raises ClientError authentication_required for
+    anything else, without a word of what it was."""
+    try:
+        found = _credentials_decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+        raise ClientError("authentication_required") from None
+    if found.action != "authenticate":
+        raise ClientError("authentication_required")
+    return found
+
+
 class Echo(NamedTuple):
     """What an answer repeats of its request, so that a client can tell which one it answers."""
 
@@ -256,10 +282,11 @@ def welcome_fields(
     view: MarketView,
     limits: Mapping[str, object],
     encoding: Encoding,
+    resume_token: str = "",
 ) -> dict[str, object]:
     """Return the `data` of a welcome message."""
     now = _ist_text(view.now_ms // 1000)
-    return {
+    fields: dict[str, object] = {
         "message": WELCOME,
         "client_id": client_id,
         "features": FEATURES,
@@ -278,6 +305,9 @@ def welcome_fields(
         "protocol": PROTOCOL_VERSION,
         "format": encoding,
     }
+    if resume_token:
+        fields["resume_token"] = resume_token
+    return fields
 
 
 def instant(epoch_ms: int | None) -> str | None:

@@ -743,3 +743,32 @@ async def test_a_stock_stays_wanted_while_any_encoding_of_it_is_read(tmp_path: P
             assert server.node.demand.wanted == {SBIN}
             await other.ask("unsubscribe", stocks=["SBIN"])
             assert server.node.demand.wanted == frozenset()
+
+
+async def test_new_client_ids_are_limited_and_known_ones_are_not(tmp_path: Path) -> None:
+    """S23: random ids cannot fill the disk; connecting alone counts for nothing."""
+    limits = {"new_clients_per_day": 2, "exempt_addresses": []}
+    async with running(tmp_path, limits=limits) as server:
+        for name in ("idle", "a", "a", "b", "a"):
+            async with Client(server.ws, name) as client:
+                if name != "idle":
+                    assert (await client.subscribe("SBIN"))["status"] == "success"
+                    await client.ask("unsubscribe", stocks=["SBIN"])
+                    assert (await client.subscribe("TCS"))["status"] == "success"
+        async with Client(server.ws, "c") as client:
+            assert client.welcome["data"]["limits"]["new_clients_per_day"] == 2
+            answer = await client.subscribe("SBIN")
+            assert (answer["type"], answer["code"]) == ("error", "too_many_clients")
+            listed = await client.ask("get_subscriptions")
+            assert listed["data"]["total_subscribed"] == 0
+
+
+async def test_a_database_that_keeps_enough_clients_takes_no_new_one(tmp_path: Path) -> None:
+    """S23: the limit of all together; who is known goes on."""
+    async with running(tmp_path, limits={"stored_clients": 1}) as server:
+        async with Client(server.ws, "a") as known, Client(server.ws, "b") as other:
+            assert (await known.subscribe("SBIN"))["status"] == "success"
+            assert (await other.subscribe("SBIN"))["code"] == "too_many_clients"
+            assert (await known.subscribe("TCS"))["status"] == "success"
+            await known.ask("unsubscribe", stocks=["SBIN", "TCS"])
+            assert (await other.subscribe("SBIN"))["status"] == "success"

@@ -72,7 +72,7 @@ class Market:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.hub = Hub(self.metrics)
-        self.publisher = QuotePublisher(self.hub, self.metrics, lambda: SENT_MS)
+        self.publisher = QuotePublisher(self.hub, self.metrics)
         self.hub.on_wanted = self.publisher.want
         self.hub.on_unwanted = self.publisher.unwant
 
@@ -83,7 +83,7 @@ class Market:
 
     def publish(self, ltp: float, key: InstrumentKey = KEY) -> Quote:
         quote = replace(RELIANCE, token=str(key.token), ltp=ltp)
-        self.publisher.publish(key, quote)
+        self.publisher.publish(key, quote, SENT_MS)
         return quote
 
     def close(self) -> None:

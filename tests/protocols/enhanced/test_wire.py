@@ -240,3 +240,24 @@ def test_the_fields_of_a_welcome() -> None:
     assert isinstance(instructions, dict)
     for text in instructions.values():
         assert wire.decode_request(text).action in wire.ACTIONS
+
+
+# Credentials
+
+
+def test_credentials_are_read_and_never_shown() -> None:
+    text = '{"action":"authenticate","api_key":"odin_k","resume_token":"odin_r","more":[1]}'
+    found = wire.decode_credentials(text)
+    assert (found.api_key, found.resume_token) == ("odin_k", "odin_r")
+    assert "odin_k" not in repr(found)
+    assert "odin_r" not in str(found)
+
+
+@given(
+    st.text() | st.builds(lambda o: orjson.dumps(o).decode(), st.dictionaries(st.text(), st.text()))
+)
+def test_anything_else_is_one_error(text: str) -> None:
+    with pytest.raises(ClientError) as error:
+        wire.decode_credentials(text)
+    assert error.value.code == "authentication_required"
+    assert error.value.message == CLIENT_ERRORS["authentication_required"].text

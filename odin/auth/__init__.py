@@ -1,0 +1,1 @@
+"""Who is it: API keys, tickets, and how often somebody may be wrong."""

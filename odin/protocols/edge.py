@@ -1,0 +1,153 @@
+"""The edge to the network: aiohttp's connections, with a stricter reader of WebSocket frames.
+
+aiohttp gives every byte behind a handshake, those that came too early included, to the parser
+that it sets on the connection's handler. The handler here sets one that checks them first.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from aiohttp import WSCloseCode, web
+from aiohttp.http import WebSocketReader
+
+from odin.errors import CLOSE_CODES
+from odin.protocols.admission import http_error
+from odin.protocols.deflate import InflatingChecker, agree
+from odin.protocols.strict import FrameChecker
+
+
+class _Reading:
+    """aiohttp's reader with a checker before it: one object, because each connection has it."""
+
+    __slots__ = ()
+
+    _reader: WebSocketReader
+    problem: str
+    feed: Callable[[bytes], bytes]
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Return whether the connection is to be read no further, and b""."""
+        is_over, _ = self._reader.feed_data(self.feed(data))
+        return is_over or bool(self.problem), b""
+
+    def feed_eof(self) -> None:
+        self._reader.feed_eof()
+
+
+class CheckedReader(_Reading, FrameChecker):
+    """For a client that does not compress."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: WebSocketReader) -> None:
+        super().__init__()
+        self._reader = reader
+
+
+class InflatingReader(_Reading, InflatingChecker):
+    """For a client that may."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: WebSocketReader, limit: int) -> None:
+        super().__init__(limit)
+        self._reader = reader
+
+
+class Edge(web.RequestHandler):
+    """One connection, HTTP at first.
+
+    inflate_limit_bytes: what a compressed message may hold; 0 while none may come.
+    """
+
+    __slots__ = ("frames", "inflate_limit_bytes")
+
+    frames: FrameChecker
+
+    def __init__(self, server: web.Server, *, inflate_limit_bytes: int, **options: Any) -> None:
+        super().__init__(server, **options)
+        self.inflate_limit_bytes = inflate_limit_bytes
+
+    def set_parser(
+        self, parser: WebSocketReader, data_received_cb: Callable[[], None] | None = None
+    ) -> None:
+        limit = self.inflate_limit_bytes
+        reader: Any = InflatingReader(parser, limit) if limit else CheckedReader(parser)
+        self.frames = reader
+        super().set_parser(reader, data_received_cb)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        # aiohttp's own text repeats what it could not read, which may hold a key.
+        super().handle_error(request, status, exc, "")
+        response = http_error(status, "bad_request" if status < 500 else "internal")
+        response.force_close()
+        return response
+
+
+class EdgeRunner(web.AppRunner):
+    """An aiohttp runner whose connections are Edges.
+
+    handshake_timeout_s: half a request is dropped after this.
+    inflate_limit_bytes: what a compressed message may hold; 0: compression is not agreed to.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        handshake_timeout_s: float,
+        shutdown_timeout_s: float,
+        inflate_limit_bytes: int = 0,
+    ) -> None:
+        super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout_s)
+        self._options: dict[str, Any] = {
+            "inflate_limit_bytes": inflate_limit_bytes,
+            "access_log": None,
+            "keepalive_timeout": handshake_timeout_s,
+            "tcp_keepalive": False,  # connections that last are pinged, the others end in time
+        }
+
+    @property
+    def server(self) -> Any:
+        """What a site calls to make the protocol of each connection."""
+        server = super().server
+        loop = asyncio.get_running_loop()
+        return server and partial(Edge, server, loop=loop, **self._options)
+
+
+class EdgeSocket(web.WebSocketResponse):
+    """A WebSocket on an Edge: it closes with the code and a reason for what the client did."""
+
+    __slots__ = ("_edge",)
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        if not isinstance(request.protocol, Edge):
+            raise TypeError("a WebSocket must be served by an EdgeRunner")
+        self._edge = request.protocol
+        if self._edge.inflate_limit_bytes:
+            answer = agree(",".join(request.headers.getall("Sec-WebSocket-Extensions", ())))
+            if answer:
+                self.headers["Sec-WebSocket-Extensions"] = answer
+            else:
+                self._edge.inflate_limit_bytes = 0
+        writer = await super().prepare(request)
+        self.headers.clear()  # they are sent, and would be kept as long as the connection
+        return writer
+
+    async def close(
+        self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
+    ) -> bool:
+        if code == WSCloseCode.PROTOCOL_ERROR and self._edge.frames.problem:
+            code = self._edge.frames.code
+            message = self._edge.frames.problem.encode()
+        elif code != WSCloseCode.OK and not message:
+            message = CLOSE_CODES[code].reason.encode()
+        return await super().close(code=code, message=message, drain=drain)
