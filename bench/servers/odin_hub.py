@@ -25,6 +25,7 @@ from odin.hub.outbox import Subscriber
 from odin.metrics import Metrics
 from odin.model import InstrumentKey
 from odin.protocols.base import Heartbeat, Peer
+from odin.protocols.edge import EdgeRunner
 from odin.protocols.frames import text_frame
 from odin.settings import LimitSettings
 from odin.topics import QuoteTopic
@@ -76,7 +77,7 @@ async def main() -> None:
 
     app = web.Application()
     app.router.add_get("/enhanced-stream", handle)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = EdgeRunner(app, handshake_timeout_s=10.0, shutdown_timeout_s=1.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=4096).start()
     announce(runner.addresses[0][1])

@@ -6,7 +6,7 @@ bounded memory. Publishing never awaits, locks, copies or looks at a frame.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from time import monotonic, perf_counter
 
 from odin.hub.outbox import Backlog, Outbox, Sink, Subscriber
@@ -229,19 +229,14 @@ class Hub:
         return outbox.take(subscriber) if outbox is not None else []
 
     def _write(self, subscriber: Subscriber, frames: list[bytes]) -> None:
-        data = b"".join(frames)
-        held = subscriber.sink.write(data)
-        self._count(len(frames), len(data))
-        self._judge(subscriber, held)
+        self._send(subscriber, b"".join(frames), len(frames))
 
-    def _count(self, frames: int, size: int) -> None:
-        self._metrics.frames_delivered += frames
-        self._metrics.bytes_delivered += size
-
-    def _judge(self, subscriber: Subscriber, held: int) -> None:
-        """Find a subscriber late by what its transport held before a write: a large batch alone
-        makes nobody late."""
-        if held > HIGH_WATER_BYTES and subscriber in self._subscribers:
+    def _send(self, subscriber: Subscriber, data: bytes, count: int) -> None:
+        metrics = self._metrics
+        metrics.frames_delivered += count
+        metrics.bytes_delivered += len(data)
+        # Judged by what it held before this write: a large batch alone makes nobody late.
+        if subscriber.sink.write(data) > HIGH_WATER_BYTES and subscriber in self._subscribers:
             self._fall_behind(subscriber)
 
     # ------------------------------------------------------------------ routes
@@ -349,37 +344,48 @@ class Hub:
     def _write_round(self, dirty: list[Outbox]) -> Iterator[None]:
         """Write what waits in these outboxes, yielding after every SLICE writes."""
         started = perf_counter()
-        written = frames_written = bytes_written = 0
+        left = SLICE
         for outbox in dirty:
             frames = outbox.frames
             count = len(frames)
-            last_seq = outbox.first_seq + count
+            if not count:
+                continue  # a reply brought its only member up to date
             data = frames[0] if count == 1 else b"".join(frames)
-            for subscriber in tuple(outbox.members):
-                missed = last_seq - subscriber.next_seq
-                if subscriber.outbox is not outbox or missed <= 0:
-                    continue  # left, or brought up to date by a reply, since the round began
-                subscriber.next_seq = last_seq
-                batch = data
-                if missed != count:  # a reply brought it up to date in between
-                    batch = b"".join(frames[count - missed : count])
-                held = subscriber.sink.write(batch)
-                frames_written += missed
-                bytes_written += len(batch)
-                if held > HIGH_WATER_BYTES:
-                    self._judge(subscriber, held)
-                written += 1
-                if written == SLICE:
-                    self._count(frames_written, bytes_written)
-                    written = frames_written = bytes_written = 0
-                    yield
-            outbox.first_seq = last_seq  # every member has had these
-            del frames[:count]
-            if frames:  # published to while this round was writing
-                self._dirty.append(outbox)
-        self._count(frames_written, bytes_written)
+            subscriber = outbox.only
+            if subscriber is None:
+                left = yield from self._write_shared(outbox, count, data, left)
+                continue
+            outbox.frames = []
+            self._send(subscriber, data, count)
+            left -= 1
+            if not left:
+                left = SLICE
+                yield
         took = perf_counter() - started
         self._resume_at = started + took * (1 + PACE_SHARE) if took > PACE_ABOVE_S else 0.0
+
+    def _write_shared(
+        self, outbox: Outbox, count: int, data: bytes, left: int
+    ) -> Generator[None, None, int]:
+        """Write an outbox of several members; return how many writes are left of the slice."""
+        end_seq = outbox.first_seq + count
+        for subscriber in tuple(outbox.members):
+            missed = end_seq - subscriber.next_seq
+            if subscriber.outbox is not outbox or missed <= 0:
+                continue  # left, or brought up to date by a reply, since the round began
+            if missed == count:
+                subscriber.next_seq = end_seq
+                self._send(subscriber, data, count)
+            else:
+                self._write(subscriber, outbox.take(subscriber))
+            left -= 1
+            if not left:
+                left = SLICE
+                yield
+        outbox.drop(end_seq)
+        if outbox.frames:  # published to while this round was writing
+            self._dirty.append(outbox)
+        return left
 
     # ------------------------------------------------------------------ late subscribers
 
