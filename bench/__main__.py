@@ -36,6 +36,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--servers", default="", help="such as odin,c-send,bun")
     parser.add_argument("--rates", default="", help="deliveries a second, such as 100000,500000")
     parser.add_argument("--repeat", type=int, help="times each run is made; 3, or 1 if quick")
+    parser.add_argument("--seconds", type=int, default=5, help="length of a run, 5 if not quick")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--render", action="store_true", help="write the last results again")
     return parser.parse_args(arguments)
@@ -65,7 +66,9 @@ class Session:
         self._options = options
         self._tools = tools
         self._scenarios, self._contenders = chosen(options)
-        self._timing = Timing(1_000, 2_000) if options.quick else Timing()
+        self._timing = (
+            Timing(1_000, 2_000) if options.quick else Timing(measure_ms=options.seconds * 1_000)
+        )
         self._repeat = options.repeat or (1 if options.quick else 3)
         self._begin = time.monotonic()
         self.results: dict[str, Any] = {

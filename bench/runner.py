@@ -40,7 +40,7 @@ class RunFailed(Exception):
 class Timing:
     """How long a run is, in ms."""
 
-    warm_ms: int = 2_000
+    warm_ms: int = 1_500
     measure_ms: int = 5_000
 
 
