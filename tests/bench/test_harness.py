@@ -212,6 +212,14 @@ def test_results_are_written_with_ratios_and_verdicts() -> None:
     assert "- picows: pip failed: no network" in text
 
 
+def test_the_readme_shows_the_results() -> None:
+    root = Path(__file__).resolve().parents[2]
+    results = (root / "bench" / "RESULTS.md").read_text("utf-8")
+    table = results.partition("## In five lines\n")[2].partition("\n\n")[0].strip()
+    assert table.count("\n") == 6, "a head, a rule and five lines"
+    assert f"<!-- bench -->\n{table}\n" in (root / "README.md").read_text("utf-8")
+
+
 CONNECTION_FIGURES = ("connects_per_s", "subscribes_per_s", "idle_kib", "subscribed_kib")
 
 
