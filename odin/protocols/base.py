@@ -90,12 +90,15 @@ class Heartbeat:
 
     def _look(self) -> None:
         now = monotonic() / self._beat_s
-        for beat in [beat for beat in self._due if beat <= now]:
-            for peer in self._due.pop(beat):
-                peer.look()
-        self._is_beating = bool(self._due)
-        if self._is_beating:
-            asyncio.get_running_loop().call_later(self._beat_s, self._look)
+        try:
+            for beat in [beat for beat in self._due if beat <= now]:
+                while self._due[beat]:
+                    self._due[beat].popitem()[0].look()
+                del self._due[beat]
+        finally:  # a fault with one peer must not end the heartbeat of all others
+            self._is_beating = bool(self._due)
+            if self._is_beating:
+                asyncio.get_running_loop().call_later(self._beat_s, self._look)
 
 
 def check_handshake(request: web.Request) -> None:

@@ -72,3 +72,22 @@ async def test_it_beats_again_after_it_had_nobody() -> None:
             await peer.seen.wait()
             while heartbeat._is_beating:
                 await asyncio.sleep(0)
+
+
+async def test_a_fault_at_one_peer_leaves_the_heart_beating_for_the_others() -> None:
+    heartbeat = Heartbeat(INTERVAL_S)
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: faults.append(told))
+
+    class Faulty(Looked):
+        def look(self) -> None:
+            raise RuntimeError("a fault in the server")
+
+    before, after, later = Looked(), Looked(), Looked()
+    for peer in (before, Faulty(), after):
+        heartbeat.look_later(peer, 0.0)
+    heartbeat.look_later(later, 0.05)
+    async with asyncio.timeout(5):
+        for peer in (before, after, later):
+            await peer.seen.wait()
+    assert len(faults) == 1
