@@ -11,8 +11,9 @@ from odin.errors import ClientError
 from odin.model import ApiKey
 
 TICKET_LIFE_S: Final = 30
-MAX_TICKETS: Final = 10_000
-"""Tickets that wait to be used; the oldest gives way, so that asking fills no memory."""
+MAX_TICKETS: Final = 1_000
+"""Tickets of one key that wait to be used; its oldest gives way, so that asking fills no memory
+and voids no other key's."""
 MAX_FAILURES: Final = 10
 FAILURE_WINDOW_S: Final = 60.0
 MAX_ADDRESSES: Final = 10_000
@@ -28,8 +29,8 @@ class Authenticator:
     def __init__(self, now: Callable[[], float] = monotonic) -> None:
         self.keys = KeyIndex()
         self._now = now
-        self._tickets: dict[str, tuple[str, float]] = {}
-        """Key id and end of life by ticket, the oldest first."""
+        self._tickets: dict[str, dict[str, float]] = {}
+        """End of life by ticket, the oldest first, of each key by its id."""
         self._failures: dict[str, deque[float]] = {}
 
     def by_key(self, text: str, address: str) -> ApiKey:
@@ -40,19 +41,22 @@ class Authenticator:
     def by_ticket(self, ticket: str, address: str) -> ApiKey:
         """Return the key a ticket was issued for, once."""
         self.check_failures(address)
-        key_id, ends_at = self._tickets.pop(ticket, ("", 0.0))
-        return self._known(self.keys.get(key_id) if self._now() < ends_at else None, address)
+        for key_id, tickets in self._tickets.items():
+            if self._now() < tickets.pop(ticket, 0.0):
+                return self._known(self.keys.get(key_id), address)
+        return self._known(None, address)
 
     def issue_ticket(self, key: ApiKey) -> str:
         """Return a ticket that stands for the key, once and for TICKET_LIFE_S."""
         now = self._now()
-        while self._tickets:
-            oldest = next(iter(self._tickets))
-            if self._tickets[oldest][1] > now and len(self._tickets) < MAX_TICKETS:
+        tickets = self._tickets.setdefault(key.id, {})
+        while tickets:
+            oldest = next(iter(tickets))
+            if tickets[oldest] > now and len(tickets) < MAX_TICKETS:
                 break
-            del self._tickets[oldest]
+            del tickets[oldest]
         ticket = f"odin_ticket_{secrets.token_urlsafe(32)}"
-        self._tickets[ticket] = (key.id, now + TICKET_LIFE_S)
+        tickets[ticket] = now + TICKET_LIFE_S
         return ticket
 
     def check_failures(self, address: str) -> None:

@@ -17,6 +17,9 @@ from odin.protocols.admission import http_error
 from odin.protocols.deflate import InflatingChecker, agree
 from odin.protocols.strict import FrameChecker
 
+UNREAD_TIMEOUT_S = 10.0
+"""How long a client may leave HTTP answers unread that no buffer takes any more."""
+
 
 class _Reading:
     """aiohttp's reader with a checker before it: one object, because each connection has it."""
@@ -62,13 +65,35 @@ class Edge(web.RequestHandler):
     inflate_limit_bytes: what a compressed message may hold; 0 while none may come.
     """
 
-    __slots__ = ("frames", "inflate_limit_bytes")
+    __slots__ = ("_unread", "frames", "inflate_limit_bytes")
 
     frames: FrameChecker
+    _unread: asyncio.TimerHandle | None
 
     def __init__(self, server: web.Server, *, inflate_limit_bytes: int, **options: Any) -> None:
         super().__init__(server, **options)
         self.inflate_limit_bytes = inflate_limit_bytes
+        self._unread = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # aiohttp would wait for ever. A WebSocket's reader is judged by what the hub knows of it.
+        if not hasattr(self, "frames") and self.transport is not None:
+            loop = asyncio.get_running_loop()
+            self._unread = loop.call_later(UNREAD_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_unread()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._forget_unread()
+        super().connection_lost(exc)
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def set_parser(
         self, parser: WebSocketReader, data_received_cb: Callable[[], None] | None = None

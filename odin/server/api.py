@@ -13,6 +13,7 @@ from aiohttp import web
 from odin import __version__
 from odin.auth.authenticator import TICKET_LIFE_S
 from odin.clock import WallClock, ist_datetime_text
+from odin.errors import reflect
 from odin.market.sessions import CALENDAR_WARNING_DAYS
 from odin.model import Instrument
 from odin.node import EXCHANGES, Node
@@ -154,7 +155,7 @@ class Api:
             for name, value in rows.items()
         )
         scheme = "wss" if request.secure else "ws"
-        url = escape(f"{scheme}://{request.host}{endpoint.PATH}?client_id=YOUR_ID")
+        url = escape(f"{scheme}://{reflect(request.host)}{endpoint.PATH}?client_id=YOUR_ID")
         html = _PAGE.format(cells=cells, url=url, state="bad" if problems else "good")
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
         return web.Response(text=html, content_type="text/html", headers=headers)

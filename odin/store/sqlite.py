@@ -178,14 +178,13 @@ class SqliteStore:
                 client_ids = [client_id for client_id, asked in batch if not asked.done()]
                 try:
                     pages = await self._do(operations.load_subscriptions, client_ids)
+                    for client_id, asked in batch:
+                        if not asked.done():
+                            asked.set_result(pages[client_id])
                 except Exception as error:  # noqa: BLE001 - whoever waits raises it
                     for _, asked in batch:
                         if not asked.done():
                             asked.set_exception(error)
-                else:
-                    for client_id, asked in batch:
-                        if not asked.done():
-                            asked.set_result(pages[client_id])
                 await asyncio.sleep(READ_PAUSE_S)
         finally:
             self._reader = None

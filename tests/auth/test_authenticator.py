@@ -83,12 +83,12 @@ def test_the_tickets_of_a_revoked_key_are_void(bench: Bench) -> None:
 def test_tickets_fill_no_memory(bench: Bench) -> None:
     first = bench.auth.issue_ticket(bench.key)
     newest = [bench.auth.issue_ticket(bench.key) for _ in range(MAX_TICKETS)][-1]
-    assert len(bench.auth._tickets) == MAX_TICKETS
+    assert len(bench.auth._tickets[bench.key.id]) == MAX_TICKETS
     assert bench.ticket_code(first) == "authentication_failed"
     assert bench.ticket_code(newest) == ""
     bench.now += TICKET_LIFE_S
     bench.auth.issue_ticket(bench.key)
-    assert len(bench.auth._tickets) == 1
+    assert len(bench.auth._tickets[bench.key.id]) == 1
 
 
 def test_ten_failures_in_a_minute_stop_an_address(bench: Bench) -> None:
@@ -110,6 +110,16 @@ def test_failures_are_counted_over_a_sliding_minute(bench: Bench) -> None:
     assert bench.code("wrong") == "too_many_failures"
     bench.now += 6.0
     assert bench.code("wrong") == "authentication_failed"
+
+
+def test_one_key_voids_no_tickets_of_another(bench: Bench) -> None:
+    other, text = create("other", ["stream"], 0)
+    bench.auth.keys.replace([bench.key, other])
+    ticket = bench.auth.issue_ticket(bench.key)
+    for _ in range(MAX_TICKETS + 1):
+        bench.auth.issue_ticket(other)
+    assert bench.auth.by_key(text, HERE) == other
+    assert bench.auth.by_ticket(ticket, HERE) == bench.key
 
 
 def test_wrong_tickets_are_failures_too(bench: Bench) -> None:

@@ -1,8 +1,10 @@
 """The way from the first byte of a connection to its WebSocket, and what is refused on it."""
 
+import asyncio
 import io
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from aiohttp import web
 
 from odin import log as logs
 from odin.errors import OdinError
+from odin.protocols import edge
 from odin.protocols.edge import EdgeSocket
 from odin.protocols.selftest import check_edge
 from odin.protocols.strict import FrameChecker
@@ -139,6 +142,25 @@ async def test_a_subprotocol_that_is_not_ours_is_not_quoted_in_the_log(server: S
         raw.send(f"{HEAD}{UPGRADE}{VERSION}{KEY}{header}\r\n".encode())
         assert (await raw.answer())[0] == 101
     assert "s3cret" not in stream.getvalue()
+
+
+async def test_a_client_that_leaves_its_answers_unread_is_dropped(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "UNREAD_TIMEOUT_S", 0.3)
+    host, port = server.http.removeprefix("http://").split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        client.setblocking(False)
+        with pytest.raises(ConnectionError):  # full at first, reset by the server in the end
+            async with asyncio.timeout(20):
+                while True:
+                    try:
+                        client.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+                    except BlockingIOError:
+                        await asyncio.sleep(0.02)
+                    await asyncio.sleep(0)
 
 
 async def test_half_a_handshake_has_ten_seconds(server: Server) -> None:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from odin.model import Quote
 from odin.server.openapi import openapi
+from tests.support.raw import Raw
 from tests.support.server import BELL_CLOSE_MS, SBIN, Client, Server, running
 
 
@@ -152,6 +153,13 @@ async def test_unknown_paths_and_methods_are_answered_in_json(server: Server) ->
         assert response.status == 405
         assert (await response.json())["type"] == "error"
         assert "GET" in response.headers["Allow"]
+
+
+async def test_a_host_that_is_no_text_is_shown_escaped(server: Server) -> None:
+    async with Raw(server.ws) as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: \xff\r\nConnection: close\r\n\r\n")
+        assert (await raw.answer())[0] == 200
+    assert server.node.metrics.faults == 0
 
 
 async def test_only_allowed_pages_may_read_the_api(tmp_path: Path) -> None:

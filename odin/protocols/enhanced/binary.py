@@ -48,7 +48,8 @@ def encode_binary(
 ) -> bytes:
     """Return the bytes of a quote; `sent_ms` is the sending time.
 
-    Prices of up to eight decimals are exact; what has more is rounded to eight.
+    Prices of up to six decimals are exact, of up to eight below ten million rupees; what has more
+    is rounded to eight.
     """
     flags = (
         is_snapshot * IS_SNAPSHOT

@@ -119,7 +119,13 @@ class EnhancedEndpoint:
         """Close every connection of keys that are valid no more."""
         for session in list(self._sessions.values()):
             if session.key_id in key_ids:
-                session.expel(ClientError("authentication_failed"), 4401)
+                try:
+                    session.expel(ClientError("authentication_failed"), 4401)
+                except Exception:  # a fault with one must not leave the others open
+                    self._metrics.faults += 1
+                    log.exception("a connection of a revoked key could not be told")
+                    if session.peer is not None:
+                        session.peer.end(4401)
 
     async def stop(self, code: int, grace_s: float) -> None:
         """Let nobody in any more, close every connection, and wait for them at most `grace_s`."""

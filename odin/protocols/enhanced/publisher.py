@@ -70,7 +70,8 @@ class QuotePublisher:
     ) -> None:
         base = self._sent.get(topic)
         self._sent[topic] = quote
-        if base is None:
+        # Readers hold a renamed stock under its old name: what changed of the new one is no use.
+        if base is None or base.symbol != quote.symbol:
             self._hub.publish(topic, encode_quote(topic.encoding, key, quote, sent_ms))
             return
         frame = encode_delta(topic.encoding, base, quote, sent_ms)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import repeat
 
 from odin.auth.keys import digest
-from odin.errors import ClientError, Disconnect, StoreFull, StoreUnavailable
+from odin.errors import ClientError, Disconnect, StoreError, StoreFull, StoreUnavailable
 from odin.hub.outbox import Subscriber
 from odin.market.instruments import Resolution, ascii_upper
 from odin.model import InstrumentKey, Subscription
@@ -152,7 +152,7 @@ class Session:
             if not self._is_loaded:
                 try:
                     held = await services.store.load_subscriptions(self.id)
-                except StoreUnavailable:
+                except StoreError:
                     error = ClientError("store_unavailable")
                     peer.write(text_frame(self._error(error, wire.NO_ECHO)))
                     peer.end(1013)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from odin.clock import ist_datetime_text
-from odin.errors import STOCK_ERRORS, ClientError, reflect
+from odin.errors import STOCK_ERRORS, ClientError, mask_secrets, reflect
 from odin.market.instruments import Resolution
 from odin.model import FeedStatus, InstrumentKey, MarketStatus
 from odin.topics import Encoding
@@ -38,8 +38,9 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}\Z", re.ASCII)
 
 
 def is_client_id(text: str) -> bool:
-    """Whether the text may name a client. It is never changed, only accepted or not."""
-    return _CLIENT_ID.match(text) is not None
+    """Whether the text may name a client. It is never changed, only accepted or not: a secret sent
+    in its place by mistake is not, as names are stored and shown."""
+    return _CLIENT_ID.match(text) is not None and mask_secrets(text) == text
 
 
 def client_id_of(given: Sequence[str]) -> str:

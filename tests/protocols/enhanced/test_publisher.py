@@ -171,6 +171,17 @@ async def test_a_late_delta_reader_gets_the_newest_whole_quote_and_costs_nobody(
     assert slow.kinds == ["whole", "delta", "whole", "delta"]
 
 
+async def test_a_renamed_stock_is_told_whole(market: Market) -> None:
+    reader = market.reader("json-delta", KEY)
+    market.publish(1.0)
+    for symbol in ("NEW", "NEW", "RELIANCE"):
+        quote = replace(RELIANCE, symbol=symbol, ltp=2.0)
+        market.publisher.publish(KEY, quote, SENT_MS)
+    market.hub.flush_now()
+    assert reader.kinds == ["whole", "whole", "delta", "whole"]
+    assert reader.held == {"2885": asdict(quote)}
+
+
 class PublisherMachine(RuleBasedStateMachine):
     """Any interleaving of readers that come, go, fall behind and drain: what a reader of an
     encoding that tells whole quotes or deltas holds is what was last published to it."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from odin.auth.keys import create
 from odin.errors import CLIENT_ERRORS, MAX_ERROR_CHARS, ClientError
 from odin.model import FeedStatus, MarketStatus, Quote
 from odin.protocols.enhanced import wire
@@ -261,3 +262,10 @@ def test_anything_else_is_one_error(text: str) -> None:
         wire.decode_credentials(text)
     assert error.value.code == "authentication_required"
     assert error.value.message == CLIENT_ERRORS["authentication_required"].text
+
+
+def test_a_secret_sent_as_a_client_id_is_refused() -> None:
+    _, key = create("me", ["stream"], 0)
+    for secret in (key, f"odin_ticket_{'x' * 43}", f"odin_resume_{'x' * 43}"):
+        assert not wire.is_client_id(secret)
+    assert wire.is_client_id("odin_app_1")
