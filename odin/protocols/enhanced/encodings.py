@@ -6,7 +6,7 @@ layout, prices as scaled integers, see binary.py. Pure: values in, frames out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -16,16 +16,10 @@ from odin.protocols.enhanced.binary import encode_binary
 from odin.protocols.frames import binary_frame, text_frame
 from odin.topics import Encoding
 
-ENCODINGS: Final[tuple[Encoding, ...]] = (
-    "json",
-    "json-delta",
-    "msgpack",
-    "msgpack-delta",
-    "binary",
-)
+ENCODINGS: Final[tuple[Encoding, ...]] = get_args(Encoding)
 SUBPROTOCOLS: Final[Mapping[str, Encoding]] = {f"odin.{name}": name for name in ENCODINGS}
 DELTAS: Final[frozenset[Encoding]] = frozenset({"json-delta", "msgpack-delta"})
-"""What is whole in these is as in the encoding they are named after."""
+"""Encodings of changes; a whole quote in one is as in the encoding before the hyphen."""
 
 
 class MarketData(msgspec.Struct, tag_field="type", tag="market_data", gc=False):

@@ -207,3 +207,4 @@ def test_an_unknown_or_repeated_format_is_refused(formats: list[str]) -> None:
     with pytest.raises(ClientError) as caught:
         negotiate(formats, [*SUBPROTOCOLS])
     assert caught.value.code == "invalid_format"
+    assert all(encoding in caught.value.message for encoding in ENCODINGS)
