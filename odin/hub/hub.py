@@ -2,33 +2,44 @@
 
 Invariants: a topic's frames keep their order; nothing of a topic follows its unsubscribe; a
 healthy subscriber misses nothing; a late one always gets the newest frame of each topic and owes
-bounded memory. Publishing never awaits, locks, copies or looks at a frame.
+bounded memory; a fault at one sink ends that one alone. Publishing never awaits, locks, copies or
+looks at a frame.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from time import monotonic, perf_counter
+from time import monotonic
 
-from odin.hub.outbox import Backlog, Outbox, Sink, Subscriber
+from odin.hub.outbox import Backlog, DeadSink, Outbox, Sink, Subscriber
 from odin.metrics import Metrics
 from odin.topics import Topic
 
+log = logging.getLogger("odin.hub")
+
 HIGH_WATER_BYTES = 64 * 1024
 """A subscriber whose transport held more than this before a write is late from then on."""
-LOW_WATER_BYTES = 16 * 1024
-"""A late subscriber gets more when its transport holds no more than this."""
-CATCH_UP_BYTES = 128 * 1024
-"""What a late subscriber gets at once."""
+ROOM_BYTES = 16 * 1024
+"""A subscriber has room for more, in a recording at full speed, with no more than this unsent."""
+LOW_WATER_BYTES = 4 * 1024
+"""A late subscriber gets more when no more than this has yet to be sent to it."""
+CATCH_UP_BYTES = 16 * 1024
+MAX_CATCH_UP_BYTES = 128 * 1024
+"""What a late subscriber gets at once: little, because it can no longer be conflated, and twice as
+much with each check that finds all of it sent."""
+RELAPSE_S = 60.0
+PROBATION_S = 1.0
+"""Who is late again within RELAPSE_S must have had nothing unsent for PROBATION_S, or a reader that
+is slow in large bites would have all its buffers filled with each of them."""
 MAX_REPLIES = 256
 MAX_REPLY_BYTES = 1024 * 1024
 """Control frames a late subscriber may be owed before it is given up."""
 SLICE = 256
 """Writes in one turn of the event loop, so that reading never starves behind a large flush."""
-PACE_ABOVE_S = 0.002
-PACE_SHARE = 0.25
-"""A flush that took longer than PACE_ABOVE_S is followed by a pause of this share of its time.
-Batches grow meanwhile, and each write gets cheaper: this keeps the tail short near saturation."""
 LATE_CHECK_S = 0.01
+CHECK_REST = 4
+"""Late subscribers are looked at every LATE_CHECK_S, but with a rest of so many times what the last
+look took: thousands of them must leave the others their share."""
 
 
 def _ignore(_topics: Sequence[Topic]) -> None:
@@ -62,7 +73,6 @@ class Hub:
         self._dirty: list[Outbox] = []
         self._round: Iterator[None] | None = None
         self._is_scheduled = False
-        self._resume_at = 0.0
         self._late_timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ subscribers
@@ -79,7 +89,7 @@ class Hub:
     def has_room(self) -> bool:
         """Whether every subscriber's transport could take more at once."""
         return not self._late and all(
-            subscriber.sink.backlog_bytes() <= LOW_WATER_BYTES for subscriber in self._subscribers
+            subscriber.sink.backlog_bytes() <= ROOM_BYTES for subscriber in self._subscribers
         )
 
     @property
@@ -101,9 +111,9 @@ class Hub:
         """
         if subscriber not in self._subscribers:
             return
-        if last_word:
-            subscriber.sink.write(b"".join([*self._pending(subscriber), last_word]))
         del self._subscribers[subscriber]
+        if last_word:
+            self._write(subscriber, [*self._pending(subscriber), last_word])
         topics = subscriber.topics
         if subscriber.backlog is not None:
             self._unroute_late(subscriber, topics)
@@ -198,7 +208,7 @@ class Hub:
         if backlog.reply_count > MAX_REPLIES or (
             backlog.reply_bytes > MAX_REPLY_BYTES and backlog.reply_count > 1
         ):
-            subscriber.sink.on_stalled()
+            self._report_stalled(subscriber)
 
     def deliver(self, subscriber: Subscriber, items: Sequence[tuple[Topic, bytes]]) -> None:
         """Send data frames to one subscriber only, such as the last known values."""
@@ -235,9 +245,28 @@ class Hub:
         metrics = self._metrics
         metrics.frames_delivered += count
         metrics.bytes_delivered += len(data)
-        # Judged by what it held before this write: a large batch alone makes nobody late.
-        if subscriber.sink.write(data) > HIGH_WATER_BYTES and subscriber in self._subscribers:
-            self._fall_behind(subscriber)
+        try:
+            # Judged by what it held before this write: a large batch alone makes nobody late.
+            if subscriber.sink.write(data) > HIGH_WATER_BYTES and subscriber in self._subscribers:
+                self._fall_behind(subscriber)
+        except Exception:  # noqa: BLE001 - logged in there
+            self._give_up(subscriber)
+
+    def _report_stalled(self, subscriber: Subscriber) -> None:
+        try:
+            subscriber.sink.on_stalled()
+        except Exception:  # noqa: BLE001 - logged in there
+            self._give_up(subscriber)
+
+    def _give_up(self, subscriber: Subscriber) -> None:
+        """Contain a fault of a sink, called where it was caught: the round must go on for others.
+
+        The subscriber stays until its owner detaches it, so that no caller finds it gone halfway.
+        """
+        self._metrics.faults += 1
+        log.exception("a subscriber was given up for a fault in the server")
+        sink, subscriber.sink = subscriber.sink, DeadSink()
+        asyncio.get_running_loop().call_soon(sink.on_fault)
 
     # ------------------------------------------------------------------ routes
 
@@ -310,13 +339,10 @@ class Hub:
 
     def _schedule(self) -> None:
         self._is_scheduled = True
-        loop = asyncio.get_running_loop()
-        if perf_counter() >= self._resume_at:
-            # The idle case: a tick leaves at the end of this turn of the loop. Ticks that arrive
-            # in the same turn share its writes, so batches grow with the load by themselves.
-            loop.call_soon(self._flush)
-        else:
-            loop.call_later(self._resume_at - perf_counter(), self._flush)
+        # A tick leaves at the end of this turn of the loop. Ticks that arrive in the same turn
+        # share its writes, so batches grow with the load by themselves; and between two rounds
+        # the loop reads.
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         """Write one slice; the rest of the round follows in later turns of the loop."""
@@ -343,7 +369,6 @@ class Hub:
 
     def _write_round(self, dirty: list[Outbox]) -> Iterator[None]:
         """Write what waits in these outboxes, yielding after every SLICE writes."""
-        started = perf_counter()
         left = SLICE
         for outbox in dirty:
             frames = outbox.frames
@@ -361,8 +386,6 @@ class Hub:
             if not left:
                 left = SLICE
                 yield
-        took = perf_counter() - started
-        self._resume_at = started + took * (1 + PACE_SHARE) if took > PACE_ABOVE_S else 0.0
 
     def _write_shared(
         self, outbox: Outbox, count: int, data: bytes, left: int
@@ -395,9 +418,10 @@ class Hub:
         pending = self._pending(subscriber)
         if pending:
             subscriber.sink.write(b"".join(pending))
+        held = subscriber.sink.backlog_bytes()
         if subscriber.outbox is not None:
             self._leave(subscriber)
-        subscriber.backlog = Backlog(monotonic(), subscriber.sink.backlog_bytes())
+        subscriber.backlog = Backlog(monotonic(), held, CATCH_UP_BYTES)
         self._late[subscriber] = None
         self._route_late(subscriber, subscriber.topics)
         if self._late_timer is None:
@@ -411,31 +435,42 @@ class Hub:
             backlog = subscriber.backlog
             if backlog is None:
                 continue
-            held = subscriber.sink.backlog_bytes()
-            if held < backlog.seen_bytes or not held:
-                backlog.progress_at = now
-            backlog.seen_bytes = held
-            if now - backlog.progress_at > self._stall_timeout_s:
-                backlog.progress_at = now  # reported once in a while, not at every check
-                subscriber.sink.on_stalled()
-            elif held <= LOW_WATER_BYTES:
-                self._catch_up(subscriber, backlog)
+            try:
+                self._check(subscriber, backlog, now)
+            except Exception:  # noqa: BLE001 - logged in there
+                self._give_up(subscriber)
         self._late_timer = None
         if self._late:
+            rest_s = max(LATE_CHECK_S, CHECK_REST * (monotonic() - now))
             loop = asyncio.get_running_loop()
-            self._late_timer = loop.call_later(LATE_CHECK_S, self._check_late)
+            self._late_timer = loop.call_later(rest_s, self._check_late)
 
-    def _catch_up(self, subscriber: Subscriber, backlog: Backlog) -> None:
-        frames = backlog.take(CATCH_UP_BYTES)
-        if frames:
-            data = b"".join(frames)
-            subscriber.sink.write(data)
-            self._metrics.frames_delivered += len(frames)
-            self._metrics.bytes_delivered += len(data)
-            backlog.seen_bytes = subscriber.sink.backlog_bytes()
-        if not backlog.newest and not backlog.control and backlog.seen_bytes <= LOW_WATER_BYTES:
-            self._unroute_late(subscriber, subscriber.topics)
-            del self._late[subscriber]
-            subscriber.backlog = None
-            if subscriber.topics:
-                self._join(subscriber)
+    def _check(self, subscriber: Subscriber, backlog: Backlog, now: float) -> None:
+        held = subscriber.sink.backlog_bytes()
+        if held:
+            backlog.held_at = now
+            backlog.allowance_bytes = CATCH_UP_BYTES
+        if not held or held < backlog.seen_bytes:
+            backlog.progress_at = now
+        backlog.seen_bytes = held
+        if now - backlog.progress_at > self._stall_timeout_s:
+            backlog.progress_at = now  # reported once in a while, not at every check
+            self._report_stalled(subscriber)
+        elif held <= LOW_WATER_BYTES:
+            frames = backlog.take(backlog.allowance_bytes)
+            backlog.allowance_bytes = min(2 * backlog.allowance_bytes, MAX_CATCH_UP_BYTES)
+            if frames:
+                self._write(subscriber, frames)
+                backlog.seen_bytes = subscriber.sink.backlog_bytes()
+            is_relapse = backlog.began_at - subscriber.caught_up_at < RELAPSE_S
+            is_clear = not held and now - backlog.held_at >= (PROBATION_S if is_relapse else 0)
+            if is_clear and not backlog.newest and not backlog.control:
+                self._catch_up(subscriber, now)
+
+    def _catch_up(self, subscriber: Subscriber, now: float) -> None:
+        subscriber.caught_up_at = now
+        self._unroute_late(subscriber, subscriber.topics)
+        del self._late[subscriber]
+        subscriber.backlog = None
+        if subscriber.topics:
+            self._join(subscriber)

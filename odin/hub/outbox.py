@@ -6,6 +6,7 @@ newest frame of each topic, and every control frame.
 """
 
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from odin.topics import Topic
@@ -18,25 +19,48 @@ _NOTHING: frozenset[Topic] = frozenset()  # Python makes a new empty one each ti
 
 
 class Sink(Protocol):
-    """What the hub needs of a socket. None of these calls may block or raise."""
+    """What the hub needs of a socket. None of these calls may block or raise.
+
+    One that raises all the same is given up: it is told `on_fault`, and nothing else any more.
+    """
 
     def write(self, data: bytes) -> int:
-        """Hand bytes to the transport; return what it held before, as `backlog_bytes` does."""
+        """Hand bytes to the transport; return how many it held before."""
         ...
 
     def backlog_bytes(self) -> int:
-        """Return how many bytes the transport holds that the kernel has not taken."""
+        """Return how many bytes have yet to be sent, by the transport and, if known, the kernel."""
         ...
 
     def on_stalled(self) -> None:
         """The subscriber took nothing for too long, or owes too much: end the connection."""
         ...
 
+    def on_fault(self) -> None:
+        """One of these calls raised: end the connection."""
+        ...
+
+
+class DeadSink:
+    """Stands in for a sink that raised, so that it does so once."""
+
+    def write(self, data: bytes) -> int:
+        return 0
+
+    def backlog_bytes(self) -> int:
+        return 0
+
+    def on_stalled(self) -> None:
+        return
+
+    def on_fault(self) -> None:
+        return
+
 
 class Subscriber:
     """One socket's place in the hub. Made by `Hub.attach`; its fields belong to the hub."""
 
-    __slots__ = ("backlog", "next_seq", "outbox", "sink", "topics")
+    __slots__ = ("backlog", "caught_up_at", "next_seq", "outbox", "sink", "topics")
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
@@ -44,6 +68,7 @@ class Subscriber:
         self.outbox: Outbox | None = None
         self.next_seq = 0
         self.backlog: Backlog | None = None
+        self.caught_up_at = -inf
 
 
 class Outbox:
@@ -100,18 +125,30 @@ class Backlog:
     """What a late subscriber is owed: the newest frame of each topic, and control frames.
 
     Data is bounded by the topics, and shared with others; `reply_count` and `reply_bytes` say what
-    control frames hold of memory that is this subscriber's alone.
+    control frames hold of memory that is this subscriber's alone; `allowance_bytes` is what it gets
+    at once.
     """
 
-    __slots__ = ("control", "newest", "progress_at", "reply_bytes", "reply_count", "seen_bytes")
+    __slots__ = (
+        "allowance_bytes",
+        "began_at",
+        "control",
+        "held_at",
+        "newest",
+        "progress_at",
+        "reply_bytes",
+        "reply_count",
+        "seen_bytes",
+    )
 
-    def __init__(self, now: float, seen_bytes: int) -> None:
+    def __init__(self, now: float, seen_bytes: int, allowance_bytes: int) -> None:
         self.newest: dict[Topic, bytes] = {}
         self.control: deque[bytes] = deque()
         self.reply_count = 0
         self.reply_bytes = 0
-        self.progress_at = now
+        self.began_at = self.held_at = self.progress_at = now
         self.seen_bytes = seen_bytes
+        self.allowance_bytes = allowance_bytes
 
     def reply(self, frame: bytes) -> None:
         """Add a control frame."""

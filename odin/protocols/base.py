@@ -10,6 +10,7 @@ import asyncio
 import base64
 import logging
 import socket
+import sys
 from time import monotonic
 from typing import Protocol
 
@@ -17,9 +18,12 @@ from aiohttp import WebSocketError, WSMsgType, web
 
 from odin.errors import CLOSE_CODES, Disconnect
 from odin.metrics import Metrics
-from odin.protocols.admission import TokenBucket
+from odin.protocols.accounts import TokenBucket
 from odin.protocols.edge import EdgeSocket
 from odin.settings import LimitSettings
+
+if sys.platform == "linux":
+    from fcntl import ioctl
 
 log = logging.getLogger("odin.peer")
 
@@ -27,6 +31,9 @@ SEND_BUFFER_BYTES = 64 * 1024
 """Small on purpose: what the kernel holds for a slow reader can no longer be conflated. Not
 smaller: with less than a segment of the loopback interface (64 KiB) every large write waits for a
 delayed acknowledgement, and a whole recorded day took six times as long to arrive."""
+SIOCOUTQNSD = 0x894B
+"""Linux: what of a TCP socket was not sent. What the receiver's window lets through and what is on
+its way do not count, or a client far away would seem slow."""
 RATE_PATIENCE_S = 10.0
 """How long a client may go on sending faster than its limit before it is closed with 4429. It
 stays over until half its burst is free again, not merely until the next request is let through."""
@@ -38,6 +45,16 @@ BEATS = 64
 """Looks in one ping interval, so that peers that came together are not all pinged together."""
 _ANSWERED = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
 _MESSAGES = _ANSWERED | {WSMsgType.PING, WSMsgType.PONG}
+
+
+def _unsent_bytes(sock: socket.socket) -> int:
+    """Return what the kernel holds and could not send yet; 0 where it does not tell."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        return int.from_bytes(ioctl(sock.fileno(), SIOCOUTQNSD, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):  # closed, or a kernel that only resembles Linux
+        return 0
 
 
 class Receiver(Protocol):
@@ -197,12 +214,20 @@ class Peer:
         return held
 
     def backlog_bytes(self) -> int:
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        transport = self._transport
+        if transport is None:
+            return 0
+        held = transport.get_write_buffer_size()
+        sock = transport.get_extra_info("socket")
+        return held if sock is None or transport.is_closing() else held + _unsent_bytes(sock)
 
     def on_stalled(self) -> None:
         if self._ending is None:
             self._metrics.disconnects_slow += 1
             self.end(4408)
+
+    def on_fault(self) -> None:
+        self.end(1011)
 
     # ------------------------------------------------------------------ reading
 

@@ -116,8 +116,9 @@ class Member(asyncio.Protocol):
         return answer
 
     def leave(self) -> None:
-        """Close without a word, as when a program ends."""
-        self.transport.abort()
+        """Close without a word, as when a program ends; harmless when it is closed."""
+        if not self.ended.done():
+            self.transport.abort()
 
     # ------------------------------------------------------------------ inside
 

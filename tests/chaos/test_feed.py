@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from odin.errors import FeedUnavailable
-from odin.feeds import base
-from odin.model import Instrument, InstrumentKey, Tick
+from odin.feeds.base import Emit, Report, ignore
+from odin.feeds.supervisor import MISSED_TICKS, FeedSupervisor
+from odin.model import Instrument, InstrumentKey, Mode, Tick
 from odin.node import Node
 from tests.chaos.conftest import Figures
 from tests.chaos.crowd import until
@@ -20,7 +21,7 @@ from tests.support.server import SBIN, Client, running
 class Scripted:
     """A feed that does what `script` says, one entry for each time it is run."""
 
-    name = "scripted"
+    name = "simulator"  # as the settings call it that it stands in for
     is_simulated = True
 
     def __init__(self, script: list[str]) -> None:
@@ -29,7 +30,7 @@ class Scripted:
         self.price = 800.0
         self.now_ms: Callable[[], int] = int
 
-    async def run(self, emit: Callable[[Tick], None]) -> None:
+    async def run(self, emit: Emit, report: Report = ignore) -> None:
         what = self.script[min(self.runs, len(self.script) - 1)]
         self.runs += 1
         match what:
@@ -53,7 +54,7 @@ class Scripted:
                     emit(Tick(SBIN, self.now_ms(), self.price))
                     await asyncio.sleep(0.01)
 
-    def want(self, instruments: Sequence[Instrument]) -> None:
+    def want(self, instruments: Sequence[Instrument], mode: Mode = "quote") -> None:
         """All of it is always sent."""
 
     def unwant(self, keys: Sequence[InstrumentKey]) -> None:
@@ -76,7 +77,7 @@ async def scenario(
         return feed
 
     monkeypatch.setattr(Node, "_simulator", build)
-    monkeypatch.setitem(base.FeedSupervisor.__init__.__kwdefaults__, "sleep", short_sleep)
+    monkeypatch.setitem(FeedSupervisor.__init__.__kwdefaults__, "sleep", short_sleep)
     options = {"kind": "simulator", "stale_after_s": stale_after_s}
     async with running(path, feed=options) as server, Client(server.ws, "me") as client:
         await client.subscribe("SBIN")
@@ -146,7 +147,7 @@ async def test_a_feed_that_falls_silent_is_told_once_and_its_return_too(
     talks = asyncio.Event()
     talks.set()
 
-    async def run(emit: Callable[[Tick], None]) -> None:
+    async def run(emit: Emit, report: Report = ignore) -> None:
         while True:
             await talks.wait()
             feed.price += 0.05
@@ -159,6 +160,7 @@ async def test_a_feed_that_falls_silent_is_told_once_and_its_return_too(
     async with running(tmp_path, feed=options) as server, Client(server.ws, "me") as client:
         await client.subscribe("SBIN")
         await client.quote("SBIN")
+        await until(lambda: server.node.metrics.ticks > 10 * MISSED_TICKS)
         for _ in range(2):
             talks.clear()
             told = await client.until(lambda m: m["type"] == "market_status")

@@ -33,14 +33,16 @@ from tests.support.process import odin
 
 SECTOR = 512
 HEAD = struct.Struct("<cBqq")
+RESTART = 8
+"""Writes after a checkpoint by which the write-ahead log has begun to overwrite itself."""
 
-NORMAL = """
+CONFIGURED = """
 from odin.store import operations
 configure = operations.configure
-def configure_badly(connection, is_tool):
+def configure_otherwise(connection, is_tool):
     configure(connection, is_tool)
-    connection.execute("PRAGMA synchronous = NORMAL")
-operations.configure = configure_badly
+    connection.execute("PRAGMA {pragma}")
+operations.configure = configure_otherwise
 from odin.cli import main
 main()
 """
@@ -155,7 +157,18 @@ async def record(
     return Run(lives, log.read_bytes())
 
 
-async def count_lost(path: Path, run: Run, *, cuts: int, seed: int = 1) -> int:
+def in_checkpoints(log: list[Event]) -> list[Event]:
+    """Return what was written to the database itself, and the start of the log that follows."""
+    return [
+        event
+        for number, event in enumerate(log)
+        if any(earlier.file == 0 for earlier in log[max(0, number - RESTART) : number + 1])
+    ]
+
+
+async def count_lost(
+    path: Path, run: Run, *, cuts: int, seed: int = 1, only_checkpoints: bool = False
+) -> int:
     """Cut the power at so many places; return how many acknowledged changes were lost in all.
 
     A change that is there in part, or a damaged file, fails at once.
@@ -163,7 +176,8 @@ async def count_lost(path: Path, run: Run, *, cuts: int, seed: int = 1) -> int:
     chance = random.Random(seed)
     first = max(life.marks[1] for life in run.lives if len(life.marks) > 1)
     everything = list(events(run.log))
-    ends = [event.end for event in everything if event.end >= first]
+    candidates = in_checkpoints(everything) if only_checkpoints else everything
+    ends = [event.end for event in candidates if event.end >= first]
     places = chance.sample(ends, min(cuts, len(ends)))
     # Checkpoints are rare and the most delicate: some more in their midst, where there were any.
     midst = [event.end for event in everything if event.end >= first and event.file == 0]
@@ -184,6 +198,11 @@ async def count_lost(path: Path, run: Run, *, cuts: int, seed: int = 1) -> int:
                 lost += life.lost(held, place)
         shutil.rmtree(after)
     return lost
+
+
+def configured(pragma: str) -> tuple[str, ...]:
+    """Return the program `odin` with another setting of its database."""
+    return ("-c", CONFIGURED.format(pragma=pragma))
 
 
 async def powerloss(
@@ -214,6 +233,20 @@ async def test_a_power_cut_loses_nothing_that_was_acknowledged(
     await powerloss(tmp_path, shim, figures, changes=1500, clients=20, cuts=40)
 
 
+async def test_a_power_cut_in_the_midst_of_a_checkpoint_loses_nothing(
+    tmp_path: Path, shim: Path, figures: Figures
+) -> None:
+    """With checkpoints of 16 pages and not of 1,000 there are two dozen of them in 600 changes."""
+    program = configured("wal_autocheckpoint = 16")
+    run = await record(tmp_path, shim, changes=600, clients=10, program=program)
+    checkpoints = sum(event.kind == b"s" and event.file == 0 for event in events(run.log))
+    lost = await count_lost(tmp_path, run, cuts=60, only_checkpoints=True)
+    acknowledged = sum(life.total for life in run.lives)
+    figures(acknowledged=acknowledged, checkpoints=checkpoints, cuts=60, lost=lost)
+    assert checkpoints > 10, "the method reached no checkpoint"
+    assert lost == 0
+
+
 @pytest.mark.chaos_long
 @pytest.mark.timeout(900)
 async def test_long_power_cuts(tmp_path: Path, shim: Path, figures: Figures) -> None:
@@ -225,7 +258,9 @@ async def test_the_method_can_fail_synchronous_normal_loses_acknowledged_changes
     tmp_path: Path, shim: Path, figures: Figures
 ) -> None:
     """The same cuts with `synchronous = NORMAL`: the file is whole and promises are broken."""
-    run = await record(tmp_path, shim, changes=600, clients=10, program=("-c", NORMAL))
+    run = await record(
+        tmp_path, shim, changes=600, clients=10, program=configured("synchronous = NORMAL")
+    )
     lost = await count_lost(tmp_path, run, cuts=20)
     figures(acknowledged=sum(life.total for life in run.lives), cuts=20, lost=lost)
     assert lost > 0
