@@ -39,12 +39,17 @@ class Authenticator:
         return self._known(self.keys.find(text), address)
 
     def by_ticket(self, ticket: str, address: str) -> ApiKey:
-        """Return the key a ticket was issued for, once."""
+        """Return the key a ticket was issued for; the ticket is good until it is spent."""
         self.check_failures(address)
         for key_id, tickets in self._tickets.items():
-            if self._now() < tickets.pop(ticket, 0.0):
+            if self._now() < tickets.get(ticket, 0.0):
                 return self._known(self.keys.get(key_id), address)
         return self._known(None, address)
+
+    def spend_ticket(self, ticket: str) -> None:
+        """Make a ticket void; another text is none."""
+        for tickets in self._tickets.values():
+            tickets.pop(ticket, None)
 
     def issue_ticket(self, key: ApiKey) -> str:
         """Return a ticket that stands for the key, once and for TICKET_LIFE_S."""

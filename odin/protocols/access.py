@@ -11,7 +11,8 @@ from aiohttp import web
 from odin.auth.authenticator import Authenticator
 from odin.errors import ClientError, StoreError
 from odin.model import ApiKey
-from odin.settings import Settings
+from odin.protocols.accounts import Accounts
+from odin.settings import LimitSettings, Settings
 
 log = logging.getLogger("odin.access")
 
@@ -21,10 +22,15 @@ HTTP_STATUSES = {
     "scope_missing": 403,
     "too_many_failures": 429,
     "too_many_connections": 429,
+    "rate_limited": 429,
+    "host_not_allowed": 403,
+    "headers_too_large": 431,
 }
 """What an error about access is as an HTTP answer."""
 CLOSE_CODES = {401: 4401, 403: 4403, 429: 4429}
 """The same on a WebSocket, by the HTTP status."""
+SITE_BITS = 64
+"""Of an IPv6 address, those that name who has it: one customer has the others to choose from."""
 
 
 class KeyStore(Protocol):
@@ -45,6 +51,7 @@ class Access:
     auth: None where authentication is off; then credentials are not looked at.
     store: where its keys are.
     trusted_proxies: addresses and networks whose X-Forwarded-For is believed.
+    limits: those that all requests of one key or address share; they are counted in `accounts`.
     """
 
     def __init__(
@@ -52,19 +59,22 @@ class Access:
         auth: Authenticator | None,
         store: KeyStore,
         trusted_proxies: Collection[str] = (),
+        limits: LimitSettings = LimitSettings(),  # noqa: B008
     ) -> None:
         self.auth = auth
+        self.accounts = Accounts(limits)
         self.on_gone: Callable[[set[str]], None] = lambda _: None
         """Told the ids of keys that are valid no more."""
         self._store = store
         self._seen = -1
         self._proxies = [ip_network(text) for text in trusted_proxies]
+        self._exempt = {_plain_address(text): text for text in limits.exempt_addresses}
 
     @classmethod
     def of(cls, settings: Settings, store: KeyStore) -> Self:
         """Return what the settings ask for; no key is known before the first `refresh`."""
         auth = Authenticator() if settings.auth.mode == "required" else None
-        return cls(auth, store, settings.server.trusted_proxies)
+        return cls(auth, store, settings.server.trusted_proxies, settings.limits)
 
     async def refresh(self) -> None:
         """Take in keys that were made or revoked since the last look."""
@@ -81,20 +91,33 @@ class Access:
         it came from; of that, the last address that is not a proxy's, as only it is no hearsay."""
         address = request.remote or ""
         if not self._proxies:
-            return address
+            return self._counted(address)
         hops = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
         while hops and _is_in(address, self._proxies):
             before = _plain_address(hops.pop())
             if not before:
                 break
             address = before
-        return address
+        return self._counted(address)
+
+    def socket_address(self, host: str) -> str:
+        """Return the address that a connection from a host counts for before anything was said on
+        it, "" for a trusted proxy, which stands for many."""
+        return "" if _is_in(host, self._proxies) else self._counted(host)
+
+    def _counted(self, address: str) -> str:
+        """Return what an address counts as: itself, IPv6 its network."""
+        plain = _plain_address(address)
+        if ":" not in plain or plain in self._exempt:
+            return self._exempt.get(plain, plain or address)
+        return str(IPv6Network((plain.partition("%")[0], SITE_BITS), strict=False))
 
     async def key_of(
         self, request: web.Request, address: str, tickets: Sequence[str] = ()
     ) -> ApiKey | None:
         """Return the key that a request brings as Bearer or by a ticket, None where it brings
-        neither or authentication is off. Raises ClientError for wrong credentials."""
+        neither or authentication is off; a ticket stays good until `spend`. Raises ClientError
+        for wrong credentials."""
         if self.auth is None:
             return None
         given = request.headers.getall("Authorization", ())
@@ -105,6 +128,12 @@ class Access:
         if tickets:
             return self.auth.by_ticket(tickets[0] if len(tickets) == 1 else "", address)
         return None
+
+    def spend(self, tickets: Sequence[str]) -> None:
+        """Make tickets void: what they were brought for has been granted."""
+        if self.auth is not None:
+            for ticket in tickets:
+                self.auth.spend_ticket(ticket)
 
     async def by_key(self, auth: Authenticator, text: str, address: str) -> ApiKey:
         """Return the key that a text is. Raises ClientError for any other text.
@@ -128,6 +157,11 @@ class Access:
             raise ClientError("authentication_required")
         check_scope(key, scope)
         return key
+
+    def count(self, request: web.Request, key: ApiKey | None) -> None:
+        """Count a request for its key, or for its address without one. Raises ClientError
+        rate_limited."""
+        self.accounts.ask(key.id if key is not None else self.address_of(request))
 
 
 def check_scope(key: ApiKey, scope: str) -> None:

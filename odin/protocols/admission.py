@@ -12,39 +12,23 @@ from urllib.parse import urlsplit
 from aiohttp import HttpVersion11, web
 
 from odin.errors import CLIENT_ERRORS, ClientError
-from odin.protocols.access import HTTP_STATUSES
+from odin.metrics import Metrics
+from odin.protocols.access import HTTP_STATUSES, Access
+from odin.protocols.accounts import TokenBucket
 from odin.settings import LimitSettings, Settings
 
 RETRY_AFTER_S = "5"
 RETRY_AFTER_FAILURES_S = "60"
 
+SPARE_SOCKETS = 64
+SPARE_SOCKETS_PER_ADDRESS = 16
+"""TCP connections beyond the limits, for what is no WebSocket: refusals, health, the API."""
+
+_PAGE_HEADERS = ("Origin", "Sec-Fetch-Site", "Referer", "Accept-Language")
+"""What browsers send and programs do not. Accept-Language comes always, and no page can omit it;
+Sec-Fetch-Site comes to https and this machine only, Origin not to a page's own address."""
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _FORGET_AFTER = 1024
-
-
-class TokenBucket:
-    """Allows `burst` at once and `rate` a second on average. Times are monotonic seconds."""
-
-    __slots__ = ("_burst", "_rate", "_tokens", "_updated")
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = float(burst)
-        self._updated = now
-
-    def take(self, now: float) -> bool:
-        """Take one token; False where there is none."""
-        self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
-        self._updated = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-    def is_full(self, now: float, share: float = 1.0) -> bool:
-        """Whether it holds at least this share of its burst: little was taken lately."""
-        return self._tokens + (now - self._updated) * self._rate >= self._burst * share
 
 
 class Origins(NamedTuple):
@@ -68,6 +52,75 @@ class Origins(NamedTuple):
         origin = request.headers.get("Origin")
         return is_origin_allowed(origin, request.host, self.listed, self.names)
 
+    def allow_host(self, request: web.Request) -> bool:
+        """Whether the request is a program's, or a page's that knows the server by a name of its
+        own: a foreign page can make its name lead here and then read everything."""
+        if self.names is None or not any(name in request.headers for name in _PAGE_HEADERS):
+            return True
+        if "*" in self.listed or request.headers.get("Origin") in self.listed:
+            return True
+        try:
+            name = urlsplit(f"//{request.host}").hostname
+        except ValueError:
+            return False
+        return name in self.names or name in _LOOPBACK_NAMES or _is_number(name)
+
+
+class Tally(dict[str, int]):
+    """How many there are of each name; a name of which there is nothing is not kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __missing__(self, name: str) -> int:
+        return 0
+
+    def add(self, name: str) -> None:
+        """Count one more."""
+        self[name] += 1
+        self.total += 1
+
+    def remove(self, name: str) -> None:
+        """Count one less."""
+        left = self[name] - 1
+        if left:
+            self[name] = left
+        else:
+            del self[name]
+        self.total -= 1
+
+
+class Sockets:
+    """Counts TCP connections, whatever is said on them: half a request uses up a server as well.
+
+    The limits of connections hold, with some to spare. One address cannot be limited behind a
+    trusted proxy, as it is not known before a request.
+    """
+
+    def __init__(self, limits: LimitSettings, access: Access, metrics: Metrics) -> None:
+        self._access = access
+        self._metrics = metrics
+        self._most = limits.connections + SPARE_SOCKETS
+        self._most_per_address = limits.connections_per_address + SPARE_SOCKETS_PER_ADDRESS
+        self._free = frozenset({"", *limits.exempt_addresses})
+        self._open = Tally()
+
+    def enter(self, host: str) -> str | None:
+        """Count a connection and return what it must `exit` with, or None where there is one too
+        many."""
+        address = self._access.socket_address(host)
+        is_crowded = address not in self._free and self._open[address] >= self._most_per_address
+        if is_crowded or self._open.total >= self._most:
+            self._metrics.connections_refused += 1
+            return None
+        self._open.add(address)
+        return address
+
+    def exit(self, address: str) -> None:
+        """Count a connection as gone."""
+        self._open.remove(address)
+
 
 class Admission:
     """Lets WebSocket requests in or refuses them, and counts who is in."""
@@ -78,10 +131,14 @@ class Admission:
         self.is_closed = False
         """Set when the server stops: nobody is let in any more."""
         self._exempt = frozenset(limits.exempt_addresses)
-        self._open: dict[str, int] = {}
-        self._open_by_key: dict[str, int] = {}
+        self._open = Tally()
+        self._open_by_key = Tally()
         self._buckets: dict[str, TokenBucket] = {}
-        self.total = 0
+
+    @property
+    def total(self) -> int:
+        """How many are in."""
+        return self._open.total
 
     def check(self, request: web.Request) -> web.Response | None:
         """Return the answer that refuses a request for what it is, None if it may go on."""
@@ -116,31 +173,27 @@ class Admission:
         """Count a connection that `admit` let in as gone."""
         self.exit(address)
         if key_id:
-            left = self._open_by_key[key_id] - 1
-            if left:
-                self._open_by_key[key_id] = left
-            else:
-                del self._open_by_key[key_id]
+            self._open_by_key.remove(key_id)
 
     def enter_key(self, key_id: str) -> None:
         """Count a connection that was let in for this key too. Raises ClientError where the key
         has too many."""
         if self._is_key_full(key_id):
             raise ClientError("too_many_connections")
-        self._open_by_key[key_id] = self._open_by_key.get(key_id, 0) + 1
+        self._open_by_key.add(key_id)
 
     def _is_key_full(self, key_id: str) -> bool:
-        return self._open_by_key.get(key_id, 0) >= self._limits.connections_per_key
+        return self._open_by_key[key_id] >= self._limits.connections_per_key
 
     def enter(self, address: str, now: float) -> int:
         """Count a connection and return 0, or return the HTTP status that refuses it.
 
         503: the server is full. 429: this address has too many, or connects too fast.
         """
-        if self.total >= self._limits.connections:
+        if self._open.total >= self._limits.connections:
             return 503
         if address not in self._exempt:
-            if self._open.get(address, 0) >= self._limits.connections_per_address:
+            if self._open[address] >= self._limits.connections_per_address:
                 return 429
             bucket = self._buckets.get(address)
             if bucket is None:
@@ -151,18 +204,12 @@ class Admission:
                 self._buckets[address] = bucket
             if not bucket.take(now):
                 return 429
-        self._open[address] = self._open.get(address, 0) + 1
-        self.total += 1
+        self._open.add(address)
         return 0
 
     def exit(self, address: str) -> None:
         """Count a connection that `enter` let in as gone."""
-        self.total -= 1
-        left = self._open[address] - 1
-        if left:
-            self._open[address] = left
-        else:
-            del self._open[address]
+        self._open.remove(address)
 
     def _forget_idle(self, now: float) -> None:
         for address in [a for a, bucket in self._buckets.items() if bucket.is_full(now)]:
@@ -219,11 +266,16 @@ def access_error(error: ClientError) -> web.Response:
     elif status == 429:
         is_failure = error.code == "too_many_failures"
         headers["Retry-After"] = RETRY_AFTER_FAILURES_S if is_failure else RETRY_AFTER_S
-    return http_error(status, error.code, headers)
+    return http_error(status, error.code, headers, error.message)
 
 
-def http_error(status: int, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return a refusal before the upgrade, as the JSON of an error message."""
-    text = CLIENT_ERRORS[code].text
+def http_error(
+    status: int, code: str, headers: Mapping[str, str] | None = None, message: str = ""
+) -> web.Response:
+    """Return a refusal before the upgrade, as the JSON of an error message.
+
+    message: where the text of the code's error has something to fill in.
+    """
+    text = message or CLIENT_ERRORS[code].text
     body = {"type": "error", "status": "error", "code": code, "message": text}
     return web.json_response(body, status=status, headers=headers)

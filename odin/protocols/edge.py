@@ -7,18 +7,24 @@ that it sets on the connection's handler. The handler here sets one that checks 
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import WSCloseCode, web
 from aiohttp.http import WebSocketReader
+from aiohttp.http_exceptions import LineTooLong
 
 from odin.errors import CLOSE_CODES
-from odin.protocols.admission import http_error
+from odin.protocols.admission import Sockets, http_error
 from odin.protocols.deflate import InflatingChecker, agree
 from odin.protocols.strict import FrameChecker
 
 UNREAD_TIMEOUT_S = 10.0
 """How long a client may leave HTTP answers unread that no buffer takes any more."""
+
+URL_BYTES = 8192
+MAX_HEADERS = 128
+HEADER_BYTES = 8190
+"""Of one header; app.py looks at what all have together."""
 
 
 class _Reading:
@@ -63,17 +69,36 @@ class Edge(web.RequestHandler):
     """One connection, HTTP at first.
 
     inflate_limit_bytes: what a compressed message may hold; 0 while none may come.
+    sockets: counts connections, None for no limit.
     """
 
-    __slots__ = ("_unread", "frames", "inflate_limit_bytes")
+    __slots__ = ("_address", "_sockets", "_unread", "frames", "inflate_limit_bytes")
 
     frames: FrameChecker
     _unread: asyncio.TimerHandle | None
 
-    def __init__(self, server: web.Server, *, inflate_limit_bytes: int, **options: Any) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        inflate_limit_bytes: int,
+        sockets: Sockets | None,
+        **options: Any,
+    ) -> None:
         super().__init__(server, **options)
         self.inflate_limit_bytes = inflate_limit_bytes
+        self._sockets = sockets
+        self._address: str | None = None
         self._unread = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._sockets is not None:
+            peer = transport.get_extra_info("peername")
+            self._address = self._sockets.enter(str(peer[0]) if peer else "")
+            if self._address is None:  # and aiohttp never hears of it
+                cast("asyncio.Transport", transport).abort()
+                return
+        super().connection_made(transport)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -88,6 +113,9 @@ class Edge(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._forget_unread()
+        if self._sockets is not None and self._address is not None:
+            self._sockets.exit(self._address)
+            self._address = None
         super().connection_lost(exc)
 
     def _forget_unread(self) -> None:
@@ -112,9 +140,23 @@ class Edge(web.RequestHandler):
     ) -> web.StreamResponse:
         # aiohttp's own text repeats what it could not read, which may hold a key.
         super().handle_error(request, status, exc, "")
-        response = http_error(status, "bad_request" if status < 500 else "internal")
+        code = "bad_request" if status < 500 else "internal"
+        if isinstance(exc, LineTooLong):
+            is_url = exc.args[1] == URL_BYTES
+            status, code = (414, "uri_too_long") if is_url else (431, "headers_too_large")
+        elif status == 400 and str(exc).endswith("Too many headers received"):
+            status, code = 431, "headers_too_large"
+        response = http_error(status, code)
         response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPExpectationFailed):
+            # aiohttp raises it before any middleware, with a text that repeats the header.
+            resp = http_error(417, "expectation_failed")
+        return await super().finish_response(request, resp, start_time)
 
 
 class EdgeRunner(web.AppRunner):
@@ -122,6 +164,7 @@ class EdgeRunner(web.AppRunner):
 
     handshake_timeout_s: half a request is dropped after this.
     inflate_limit_bytes: what a compressed message may hold; 0: compression is not agreed to.
+    sockets: counts connections, None for no limit.
     """
 
     def __init__(
@@ -131,10 +174,15 @@ class EdgeRunner(web.AppRunner):
         handshake_timeout_s: float,
         shutdown_timeout_s: float,
         inflate_limit_bytes: int = 0,
+        sockets: Sockets | None = None,
     ) -> None:
         super().__init__(app, handle_signals=False, shutdown_timeout=shutdown_timeout_s)
         self._options: dict[str, Any] = {
             "inflate_limit_bytes": inflate_limit_bytes,
+            "sockets": sockets,
+            "max_line_size": URL_BYTES,
+            "max_field_size": HEADER_BYTES,
+            "max_headers": MAX_HEADERS,
             "access_log": None,
             "keepalive_timeout": handshake_timeout_s,
             "tcp_keepalive": False,  # connections that last are pinged, the others end in time

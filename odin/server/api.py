@@ -6,6 +6,7 @@ Nothing here names a client or an address. Which paths need an API key is app.py
 import re
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
@@ -14,14 +15,20 @@ from odin import __version__
 from odin.auth.authenticator import TICKET_LIFE_S
 from odin.clock import WallClock, ist_datetime_text
 from odin.errors import reflect
+from odin.feeds.router import UNWELL
 from odin.market.sessions import CALENDAR_WARNING_DAYS
 from odin.model import Instrument
-from odin.node import EXCHANGES, Node
+from odin.node import Node
 from odin.protocols.admission import http_error
 from odin.protocols.enhanced import endpoint, wire
 from odin.server.openapi import openapi
+from odin.upkeep import EXCHANGES
 
 MAX_SEARCH = 100
+_DIRECTORIES = re.compile(
+    r"(?<![\w/\\:])(?:[A-Za-z]:|\.{1,2})?(?:[/\\][^\s/\\]*)*[/\\](?=[^\s/\\])"
+)
+"""The directories of paths, as far as they can be told from other text."""
 
 
 class Api:
@@ -36,9 +43,10 @@ class Api:
         """Return, in words, everything that does not work as it should."""
         node = self._node
         problems = []
-        feed = node.feed_status
-        if feed.state in {"stale", "backoff", "rejected"}:
-            problems.append(f"feed {feed.name} is {feed.state}")
+        for feed in node.router.statuses:
+            if feed.is_stale or feed.state in UNWELL:
+                why = f": {feed.problem}" if feed.problem else ""
+                problems.append(f"feed {feed.name} is {feed.state}{why}")
         days = node.clocks[EXCHANGES[0]].days_known(WallClock().now_ms())
         if days < CALENDAR_WARNING_DAYS:
             problems.append(f"the trading calendar is known for {max(days, 0)} more days only")
@@ -46,7 +54,15 @@ class Api:
             problems.append("subscriptions cannot be saved")
         problems += [f"{what}: {problem}" for what, problem in node.problems.items()]
         problems += [f"the task {name} ended by a fault" for name in node.dead_tasks]
-        return problems
+        return [self._without_paths(problem) for problem in problems]
+
+    def _without_paths(self, problem: str) -> str:
+        """Return a problem as it may be told to everybody: the log has where the files are."""
+        settings = self._node.settings
+        for file in filter(None, (settings.store.path, settings.market.calendar_file)):
+            for path in (Path(file), Path(file).absolute()):
+                problem = problem.replace(str(path), path.name)
+        return _DIRECTORIES.sub("", problem)
 
     async def health(self, _request: web.Request) -> web.Response:
         """200 while the process lives; the body says what is degraded."""
@@ -60,6 +76,7 @@ class Api:
             "connections": node.enhanced.connection_count,
             "instruments": len(node.registry),
             "feed": wire.feed_fields(node.feed_status),
+            "feeds": [wire.feed_fields(status) for status in node.router.statuses],
             "simulated": node.is_simulated,
         }
         return _json(body)

@@ -13,6 +13,9 @@ from odin.server.api import Api
 
 log = logging.getLogger("odin.server")
 
+MAX_HEADER_BYTES = 8192
+"""Of all headers of a request together."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SECURITY_HEADERS = {
@@ -26,6 +29,9 @@ PREFLIGHT_HEADERS = {
     "Access-Control-Max-Age": "600",
 }
 
+_UNCOUNTED = frozenset({"/health", "/ready", endpoint.PATH})
+"""Load balancers ask often and by any name; the stream has limits and checks of its own."""
+
 
 def build_app(node: Node) -> web.Application:
     """Return the application that serves a running node."""
@@ -35,9 +41,15 @@ def build_app(node: Node) -> web.Application:
         """Let through who may have the answer."""
         if _is_preflight(request) and node.origins.allow(request):
             return web.Response(status=204, headers=PREFLIGHT_HEADERS)
+        if _header_bytes(request) > MAX_HEADER_BYTES:
+            raise ClientError("headers_too_large")
+        if request.path in _UNCOUNTED:
+            return await handler(request)
+        if not node.origins.allow_host(request):
+            raise ClientError("host_not_allowed")
         scope = _scope_of(request)
-        if scope:
-            await node.access.authorize(request, scope)
+        key = await node.access.authorize(request, scope) if scope else None
+        node.access.count(request, key)
         return await handler(request)
 
     @web.middleware
@@ -82,6 +94,10 @@ def build_app(node: Node) -> web.Application:
         ]
     )
     return app
+
+
+def _header_bytes(request: web.Request) -> int:
+    return sum(len(name) + len(value) + len(": \r\n") for name, value in request.raw_headers)
 
 
 def _scope_of(request: web.Request) -> str:

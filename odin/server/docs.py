@@ -20,13 +20,16 @@ HTTP_STATUSES: Mapping[int, str] = {
     101: "The WebSocket is open; `welcome` follows.",
     400: "`client_id` has a character or a length that is not allowed, or a parameter is wrong.",
     401: "An API key or ticket is needed, or was not accepted.",
-    403: "The page that connects comes from an origin that `server.cors_origins` does not list, or "
-    "the key has not the scope.",
+    403: "The page that connects comes from an origin that `server.cors_origins` does not list, a "
+    "browser uses a name that `server.host_names` does not list, or the key has not the scope.",
     404: "There is nothing at this path.",
     405: "The path exists, but not for this method.",
+    414: "The address is longer than 8 KiB.",
+    417: "Something else than `100-continue` is expected.",
     426: "A plain GET of a WebSocket address, or a WebSocket version other than 13.",
     429: "Too many connections, or too many in a short time, from one address or with one key, or "
-    "too many failures to authenticate; see `Retry-After`.",
+    "too many failures to authenticate, or too many requests; see `Retry-After`.",
+    431: "More than 128 headers, or more than 8 KiB of them.",
     503: "The server is full, starting or stopping; see `Retry-After`.",
 }
 """Statuses that the server answers with, and when."""

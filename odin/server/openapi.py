@@ -1,8 +1,10 @@
 """The OpenAPI 3.1 description of the HTTP side, built from the same names the code uses."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import UnionType
 from typing import Union, get_args, get_origin, get_type_hints
+
+from msgspec.structs import fields
 
 from odin import __version__
 from odin.model import Quote
@@ -22,8 +24,11 @@ def _schema(hint: object) -> dict[str, object]:
     return {"type": _JSON_TYPES[hint]}
 
 
-def _object(**properties: dict[str, object]) -> dict[str, object]:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+def _object(
+    optional: Collection[str] = (), /, **properties: dict[str, object]
+) -> dict[str, object]:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required}
 
 
 def _array(items: dict[str, object]) -> dict[str, object]:
@@ -69,10 +74,11 @@ def _get(
 def openapi() -> dict[str, object]:
     """Return the document as a JSON-able dict."""
     quote = {name: _schema(hint) for name, hint in get_type_hints(Quote).items()}
+    optional = [field.name for field in fields(Quote) if not field.required]
     feed = _object(name=_STRING, state=_STRING, stale=_BOOLEAN)
     schemas = {
         "Error": _object(type=_STRING, status=_STRING, message=_STRING),
-        "Quote": _object(**quote),
+        "Quote": _object(optional, **quote),
         "Feed": feed,
         "Failure": _object(
             stock=_STRING, code=_STRING, message=_STRING, suggestions=_array(_STRING)
@@ -97,6 +103,7 @@ def openapi() -> dict[str, object]:
             connections=_INTEGER,
             instruments=_INTEGER,
             feed=_ref("Feed"),
+            feeds=_array(_ref("Feed")),
             simulated=_BOOLEAN,
         ),
         "MarketStatus": _object(
@@ -115,6 +122,7 @@ def openapi() -> dict[str, object]:
             gate=_STRING,
             simulated=_BOOLEAN,
             feed=_ref("Feed"),
+            feeds=_array(_ref("Feed")),
         ),
     }
     bad = {"400": _answer("The query was not understood", _ref("Error"))}
@@ -156,7 +164,10 @@ def openapi() -> dict[str, object]:
             other=bad,
         ),
     }
-    denied = _answer("Authentication is required, or the key may not do this", _ref("Error"))
+    denied = _answer(
+        "Authentication is required, or the key or the Host may not do this", _ref("Error")
+    )
+    hurried = _answer("Too many requests, or too many failed ones", _ref("Error"))
     paths["/api/tickets"] = {
         "post": {
             "summary": "A single-use ticket for a WebSocket of a browser",
@@ -172,7 +183,11 @@ def openapi() -> dict[str, object]:
         for operation in methods.values():
             # Without a key where authentication is off.
             operation["security"] = [{"apiKey": []}, {}]  # type: ignore[index]
-            operation["responses"] |= {"401": denied, "403": denied}  # type: ignore[index]
+            operation["responses"] |= {  # type: ignore[index]
+                "401": denied,
+                "403": denied,
+                "429": hurried,
+            }
     security = {"apiKey": {"type": "http", "scheme": "bearer"}}
     info = {"title": "Odin Streamer", "version": __version__}
     components = {"schemas": schemas, "securitySchemes": security}

@@ -14,8 +14,9 @@ from aiohttp import web
 
 from odin import log as logs
 from odin.config import check_access
-from odin.errors import OdinError
+from odin.errors import ConfigError, OdinError
 from odin.node import Node, ReplayOptions
+from odin.protocols.admission import SPARE_SOCKETS, Sockets
 from odin.protocols.edge import EdgeRunner
 from odin.protocols.enhanced import endpoint
 from odin.protocols.selftest import check_edge
@@ -31,8 +32,9 @@ HANDSHAKE_TIMEOUT_S = 10.0
 GC_ALLOCATIONS = 10_000
 """New objects before the garbage collector looks at them, instead of 700. A connection makes a
 hundred that live as long as it does: collecting was a quarter of what opening one cost."""
-SPARE_FILES = 64
-"""Descriptors that are not connections: the database, the listening socket, the loop's own."""
+SPARE_FILES = 64 + SPARE_SOCKETS
+"""Descriptors beyond the limit of connections: the database, the listening socket, the loop's own,
+and connections that are no WebSockets."""
 STOPS = 1001
 RESTARTS = 1012
 
@@ -123,6 +125,7 @@ async def _serve_until(
     code = STOPS
     try:
         runner = await listen(node)
+        _renew_certificates_on_hangup(runner, settings)
         url = _announce(settings, runner, node)
         notifier.send("READY=1", f"STATUS=Listening on {url}")
         async with notifier.watchdog(lambda: not node.dead_tasks):
@@ -150,6 +153,7 @@ async def listen(node: Node) -> web.AppRunner:
         handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
         shutdown_timeout_s=1.0,
         inflate_limit_bytes=node.settings.limits.message_bytes if settings.compression else 0,
+        sockets=Sockets(node.settings.limits, node.access, node.metrics),
     )
     await runner.setup()
     site = web.TCPSite(runner, settings.host, settings.port, backlog=settings.backlog)
@@ -201,6 +205,24 @@ def _announce(settings: Settings, runner: web.AppRunner, node: Node) -> str:
     )
     sys.stdout.flush()
     return url
+
+
+def _renew_certificates_on_hangup(runner: web.AppRunner, settings: Settings) -> None:
+    """Have SIGHUP read the certificate again, where there is one; elsewhere it ends the process,
+    as it does when a terminal is closed."""
+    sites = [site for site in runner.sites if isinstance(site, TlsSite)]
+
+    def renew() -> None:
+        try:
+            for site in sites:
+                site.renew(settings.server)
+        except ConfigError as error:
+            log.error("the certificate was not renewed", extra={"problem": str(error)})
+        else:
+            log.info("the certificate was read again")
+
+    if sites and hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
 
 
 def _stop_signal() -> "asyncio.Future[int]":

@@ -103,6 +103,7 @@ class Tail:
         self._sleep = sleep
         self._jitter = jitter
         self._failures = 0
+        self._status = ""
 
     async def run(self) -> None:
         """Follow the stocks, reconnecting as needed, until cancelled.
@@ -188,6 +189,10 @@ class Tail:
                 self._on_subscribed(_data(message))
             case "market_status":
                 self._on_market_status(_data(message))
+            case "feed_gap":
+                gap = _data(message)
+                span = f"{reflect(gap.get('from_time'))} to {reflect(gap.get('to_time'))}"
+                self._view.notice(f"the server's feed missed quotes from {span}")
             case "error":
                 self._view.notice(f"the server says: {reflect(message.get('message'), 200)}")
 
@@ -206,11 +211,19 @@ class Tail:
             self._view.notice(f"the market is closed{when}")
 
     def _on_market_status(self, data: Mapping[str, Any]) -> None:
+        """Say what it comes to, where that is news."""
         feed = data.get("feed")
-        if isinstance(feed, dict) and feed.get("stale"):
-            self._view.notice("the server's feed is silent, quotes may be old")
-        elif "market_open" in data:
-            self._view.notice(f"the market is {'open' if data['market_open'] else 'closed'}")
+        feed = feed if isinstance(feed, dict) else {}
+        status = f"the market is {'open' if data.get('market_open') else 'closed'}"
+        if feed.get("stale"):
+            status = "the server's feed is silent, quotes may be old"
+        elif feed.get("state") in {"connecting", "authenticating", "backoff"}:
+            status = "the server has lost its feed and tries to reach it again"
+        elif feed.get("state") in {"rejected", "stopped"}:
+            status = f"the server's feed is {feed['state']}"
+        if status != self._status:
+            self._status = status
+            self._view.notice(status)
 
 
 class Lines:

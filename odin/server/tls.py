@@ -18,6 +18,11 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load(context, settings)
+    return context
+
+
+def _load(context: ssl.SSLContext, settings: ServerSettings) -> None:
     try:
         # A password would be asked for on a terminal that a service has not.
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
@@ -25,7 +30,6 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
         problem = getattr(error, "strerror", None) or str(error)
         text = f"the certificate and its key could not be used: {problem}"
         raise ConfigError([("server.tls_cert", text)]) from None
-    return context
 
 
 class TlsSite(web.TCPSite):
@@ -43,6 +47,13 @@ class TlsSite(web.TCPSite):
     ) -> None:
         super().__init__(runner, host, port, ssl_context=context, backlog=backlog)
         self._handshake_timeout_s = handshake_timeout_s
+
+    def renew(self, settings: ServerSettings) -> None:
+        """Take the certificate that its files hold now for connections to come. Raises ConfigError
+        where they cannot be used; the one in use stays then."""
+        tls_context(settings)  # a failed load would leave the new certificate with the old key
+        assert self._ssl_context is not None
+        _load(self._ssl_context, settings)
 
     async def start(self) -> None:
         await web.BaseSite.start(self)

@@ -61,8 +61,13 @@ def test_unknown_wrong_and_revoked_keys_have_one_answer(bench: Bench) -> None:
 
 
 def test_a_ticket_is_good_once(bench: Bench) -> None:
-    ticket = bench.auth.issue_ticket(bench.key)
+    """It is spent by what it was brought for, not by a look at it."""
+    ticket, other = bench.auth.issue_ticket(bench.key), bench.auth.issue_ticket(bench.key)
     assert bench.auth.by_ticket(ticket, HERE) == bench.key
+    assert bench.auth.by_ticket(ticket, HERE) == bench.key
+    bench.auth.spend_ticket("nonsense")
+    bench.auth.spend_ticket(ticket)
+    assert bench.auth.by_ticket(other, HERE) == bench.key
     assert bench.ticket_code(ticket) == "authentication_failed"
 
 

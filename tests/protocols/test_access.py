@@ -11,6 +11,7 @@ from odin.auth.keys import create
 from odin.errors import ClientError, StoreUnavailable
 from odin.model import ApiKey
 from odin.protocols.access import Access, close_code
+from odin.settings import LimitSettings
 
 PROXIES = ("10.0.0.0/8", "2001:db8::1")
 
@@ -61,8 +62,8 @@ def request(peer: str = "192.0.2.1", *headers: tuple[str, str]) -> Any:
         ("10.0.0.1", ["198.51.100.1", "203.0.113.9"], "203.0.113.9"),
         ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
         ("10.0.0.1", ["203.0.113.9:51234"], "203.0.113.9"),
-        ("10.0.0.1", ["[2001:db8::7]:443"], "2001:db8::7"),
-        ("10.0.0.1", ["2001:db8::7"], "2001:db8::7"),
+        ("10.0.0.1", ["[2001:db8::7]:443"], "2001:db8::/64"),
+        ("10.0.0.1", ["2001:db8::7"], "2001:db8::/64"),
         ("10.0.0.1", ["::ffff:203.0.113.9"], "203.0.113.9"),
         ("2001:db8::1", ["203.0.113.9"], "203.0.113.9"),
         ("::ffff:10.0.0.1", ["203.0.113.9"], "203.0.113.9"),
@@ -82,6 +83,36 @@ def test_the_last_address_that_is_no_proxy_counts(
 def test_without_proxies_nothing_forwarded_is_believed() -> None:
     asked = request("10.0.0.1", ("X-Forwarded-For", "203.0.113.9"))
     assert Access(None, Keys()).address_of(asked) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "counts_as"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::ffff", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::1"),  # exempt ones by themselves, or their neighbours would be
+        ("::2", "::/64"),
+        ("2001:db8::5", "2001:DB8::5"),
+        ("", ""),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_an_ipv6_address_counts_as_its_network(address: str, counts_as: str) -> None:
+    """One customer has 2^64 of them: each would have the limits to itself."""
+    limits = LimitSettings(exempt_addresses=("127.0.0.1", "::1", "2001:DB8::5"))
+    access = Access(None, Keys(), (), limits)
+    assert access.address_of(request(address)) == counts_as
+    assert access.socket_address(address) == counts_as
+
+
+def test_the_connections_of_a_proxy_count_for_nobody() -> None:
+    access = Access(None, Keys(), PROXIES)
+    assert access.socket_address("10.1.2.3") == access.socket_address("2001:db8::1") == ""
+    assert access.socket_address("192.0.2.1") == "192.0.2.1"
 
 
 class Bench:

@@ -1,30 +1,27 @@
 """Who may connect."""
 
+from typing import Any
+
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from odin.errors import ClientError
-from odin.protocols.admission import Admission, Origins, TokenBucket, is_origin_allowed
+from odin.metrics import Metrics
+from odin.protocols.access import Access
+from odin.protocols.admission import (
+    SPARE_SOCKETS,
+    SPARE_SOCKETS_PER_ADDRESS,
+    Admission,
+    Origins,
+    Sockets,
+    Tally,
+    is_origin_allowed,
+)
 from odin.settings import AuthSettings, LimitSettings, ServerSettings, Settings
 
 LIMITS = LimitSettings(
     connections=5, connections_per_address=2, connects_per_s=1.0, connect_burst=3
 )
-
-
-def test_a_bucket_allows_its_burst_and_then_its_rate() -> None:
-    bucket = TokenBucket(rate=2.0, burst=3, now=0.0)
-    assert [bucket.take(0.0) for _ in range(4)] == [True, True, True, False]
-    assert bucket.take(0.5)
-    assert not bucket.take(0.5)
-    assert [bucket.take(100.0) for _ in range(4)] == [True, True, True, False]
-
-
-def test_a_bucket_that_was_left_alone_may_be_forgotten() -> None:
-    bucket = TokenBucket(rate=1.0, burst=2, now=0.0)
-    assert bucket.is_full(0.0)
-    bucket.take(0.0)
-    assert not bucket.is_full(0.5)
-    assert bucket.is_full(1.0)
 
 
 def test_the_whole_server_has_a_capacity() -> None:
@@ -166,3 +163,107 @@ def test_a_key_has_a_limit_that_others_do_not_feel() -> None:
     admission.enter_key("one")
     with pytest.raises(ClientError):
         admission.enter_key("one")
+
+
+def test_a_tally_keeps_what_there_is() -> None:
+    tally = Tally()
+    for name in ("a", "b", "a"):
+        tally.add(name)
+    assert (tally["a"], tally["b"], tally["c"], tally.total) == (2, 1, 0, 3)
+    tally.remove("a")
+    tally.remove("b")
+    assert (dict(tally), tally.total) == ({"a": 1}, 1)
+
+
+# TCP connections
+
+
+class NoKeys:
+    async def outside_changes(self) -> int:
+        return 0
+
+    async def api_keys(self) -> list[Any]:
+        return []
+
+
+def sockets(*proxies: str) -> tuple[Sockets, Metrics]:
+    metrics = Metrics()
+    return Sockets(LIMITS, Access(None, NoKeys(), proxies, LIMITS), metrics), metrics
+
+
+def test_tcp_connections_of_one_address_have_a_limit_with_some_to_spare() -> None:
+    counted, metrics = sockets()
+    most = LIMITS.connections_per_address + SPARE_SOCKETS_PER_ADDRESS
+    entered = [counted.enter("192.0.2.1") for _ in range(most + 1)]
+    assert entered == ["192.0.2.1"] * most + [None]
+    assert metrics.connections_refused == 1
+    assert counted.enter("192.0.2.2") == "192.0.2.2"
+    counted.exit("192.0.2.1")
+    assert counted.enter("::ffff:192.0.2.1") == "192.0.2.1"
+    assert counted.enter("192.0.2.1") is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.7", "::1"])
+def test_exempt_addresses_and_proxies_are_limited_by_capacity_alone(host: str) -> None:
+    counted, _ = sockets("10.0.0.0/8")
+    entered = [counted.enter(host) for _ in range(LIMITS.connections + SPARE_SOCKETS + 1)]
+    assert entered[-1] is None
+    assert None not in entered[:-1]
+    counted.exit(entered[0] or "")
+    assert counted.enter("192.0.2.1") == "192.0.2.1"
+
+
+# The name that a browser knows the server by
+
+
+def page(host: str, *headers: tuple[str, str]) -> Any:
+    return make_mocked_request("GET", "/", dict([("Host", host), *headers]))
+
+
+BROWSER = ("Accept-Language", "en")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        ("127.0.0.1:8080", True),
+        ("localhost:8080", True),
+        ("LOCALHOST", True),
+        ("[::1]:8080", True),
+        ("192.0.2.7:8080", True),
+        ("odin.lan", True),
+        ("server.example:8080", True),
+        ("evil.example:8080", False),
+        ("odin.lan.evil.example", False),
+        ("odin.lan@evil.example", False),
+        ("[::1", False),
+        ("", False),
+    ],
+)
+def test_a_browser_must_know_the_server_by_a_name_of_its_own(host: str, is_ours: bool) -> None:
+    server = ServerSettings(host="server.example", host_names=("Odin.LAN",))
+    origins = Origins.of(Settings(server=server))
+    assert origins.allow_host(page(host, BROWSER)) is is_ours
+    assert origins.allow_host(page(host)), "a program is told by nobody where to go"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("Accept-Language", ""),
+        ("Referer", "http://evil.example/"),
+        ("Origin", "http://evil.example"),
+        ("Sec-Fetch-Site", "same-origin"),
+    ],
+)
+def test_a_browser_is_known_by_any_of_its_headers(header: tuple[str, str]) -> None:
+    assert not Origins.of(Settings()).allow_host(page("evil.example", header))
+
+
+def test_names_do_not_matter_where_a_key_does_or_every_page_may_read() -> None:
+    strange = page("evil.example", BROWSER)
+    assert Origins.of(Settings(auth=AuthSettings(mode="required"))).allow_host(strange)
+    assert Origins.of(Settings(server=ServerSettings(cors_origins=("*",)))).allow_host(strange)
+    listed = Origins.of(Settings(server=ServerSettings(cors_origins=("https://app.example",))))
+    assert not listed.allow_host(strange)
+    assert listed.allow_host(page("evil.example", ("Origin", "https://app.example")))

@@ -6,14 +6,16 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from odin import log as logs
-from odin.errors import OdinError
+from odin.errors import CLIENT_ERRORS, OdinError
 from odin.protocols import edge
+from odin.protocols.admission import SPARE_SOCKETS, SPARE_SOCKETS_PER_ADDRESS
 from odin.protocols.edge import EdgeSocket
 from odin.protocols.selftest import check_edge
 from odin.protocols.strict import FrameChecker
@@ -45,11 +47,17 @@ async def status_of(server: Server, request: str) -> int:
 # ---------------------------------------------------------------------- handshakes
 
 REFUSED = {
-    "a URL over 8 KiB": (f"GET /{'a' * 8200} HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    "a URL without end": (f"GET /{'a' * 300_000}", 400),
-    "a header over 8 KiB": (f"{HEAD}X: {'a' * 8200}\r\n\r\n", 400),
-    "a header without end": (f"{HEAD}X: {'a' * 300_000}", 400),
-    "129 headers": (HEAD + "".join(f"X{n}: y\r\n" for n in range(128)) + "\r\n", 400),
+    "a URL over 8 KiB": (f"GET /{'a' * 8200} HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    "a URL without end": (f"GET /{'a' * 300_000}", 414),
+    "a header over 8 KiB": (f"{HEAD}X: {'a' * 8200}\r\n\r\n", 431),
+    "a name over 8 KiB": (f"{HEAD}X{'a' * 8200}: y\r\n\r\n", 431),
+    "a header without end": (f"{HEAD}X: {'a' * 300_000}", 431),
+    "129 headers": (HEAD + "".join(f"X{n}: y\r\n" for n in range(128)) + "\r\n", 431),
+    "headers over 8 KiB": (
+        f"{HEAD}{UPGRADE}{VERSION}{KEY}X: {'a' * 5000}\r\nY: {'a' * 3500}\r\n\r\n",
+        431,
+    ),
+    "an expectation": (f"{HEAD}{UPGRADE}{VERSION}{KEY}Expect: s3cret\r\n\r\n", 417),
     "NUL in the URL": ("GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "NUL in a header": (f"{HEAD}X: \0\r\n\r\n", 400),
     "NUL in a name": (f"{HEAD}X\0: y\r\n\r\n", 400),
@@ -87,6 +95,87 @@ async def test_a_handshake_that_is_none_is_refused_with_its_status(server: Serve
     assert not wrong
     assert await status_of(server, f"{HEAD}{UPGRADE}{VERSION}{KEY}\r\n") == 101
     assert server.node.metrics.faults == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("a URL over 8 KiB", "uri_too_long"),
+        ("a header over 8 KiB", "headers_too_large"),
+        ("129 headers", "headers_too_large"),
+        ("headers over 8 KiB", "headers_too_large"),
+        ("an expectation", "expectation_failed"),
+        ("two hosts", "bad_request"),
+    ],
+)
+async def test_what_is_refused_is_told_in_json_and_quotes_nothing(
+    server: Server, name: str, code: str
+) -> None:
+    async with Raw(server.ws) as raw:
+        raw.send(REFUSED[name][0].encode())
+        _, headers, body = await raw.answer()
+    assert headers["content-type"].startswith("application/json")
+    text = CLIENT_ERRORS[code].text
+    assert json.loads(body) == {"type": "error", "status": "error", "code": code, "message": text}
+
+
+async def test_headers_of_just_8_kib_are_taken(server: Server) -> None:
+    request = f"{HEAD}{UPGRADE}{VERSION}{KEY}X: {'a' * 4000}\r\nY: {'a' * 3900}\r\n\r\n"
+    assert 8000 < len(request) < 8192
+    assert await status_of(server, request) == 101
+
+
+async def test_100_continue_may_be_expected(server: Server) -> None:
+    assert await status_of(server, "GET /ready HTTP/1.1\r\nHost: x\r\nExpect: x\r\n\r\n") == 417
+    request = "GET /ready HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n"
+    assert await status_of(server, request) == 100
+
+
+# ---------------------------------------------------------------------- TCP connections
+
+
+async def test_connections_that_say_nothing_are_limited_too(tmp_path: Path) -> None:
+    """Per address; those that are over are closed at once, and the others are served."""
+    limits = {"connections_per_address": 1, "exempt_addresses": []}
+    async with running(tmp_path, limits=limits) as server, AsyncExitStack() as stack:
+        silent = [
+            await stack.enter_async_context(Raw(server.ws))
+            for _ in range(1 + SPARE_SOCKETS_PER_ADDRESS)
+        ]
+        async with Raw(server.ws) as extra:
+            extra.send(SECOND.encode())
+            assert await extra.rest() == b""
+        for raw in silent[:2]:  # kept alive: it goes on counting
+            raw.send(SECOND.encode())
+            assert (await raw.answer())[0] == 200
+        async with Raw(server.ws) as extra:
+            assert await extra.rest() == b""
+        assert server.node.metrics.connections_refused == 2
+        silent[0].reset()
+        assert await first_that_is_served(server) == 200
+
+
+async def test_all_connections_together_are_limited(tmp_path: Path) -> None:
+    async with running(tmp_path, limits={"connections": 1}) as server, AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(Raw(server.ws)) for _ in range(1 + SPARE_SOCKETS)]
+        async with Raw(server.ws) as extra:
+            extra.send(SECOND.encode())
+            assert await extra.rest() == b""
+        await silent[0].open("me")
+        silent[1].send(handshake("/enhanced-stream"))
+        assert (await silent[1].answer())[0] == 503, "there is room to say so"
+        silent[0].reset()
+        assert await first_that_is_served(server) == 200
+
+
+async def first_that_is_served(server: Server) -> int:
+    """Ask until the server has noted that a connection is gone; return the status."""
+    async with asyncio.timeout(5):
+        while True:
+            async with Raw(server.ws) as raw:
+                raw.send(SECOND.encode())
+                with suppress(EOFError, ConnectionError):
+                    return (await raw.answer())[0]
 
 
 async def test_the_version_that_is_spoken_is_told(server: Server) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from time import process_time
@@ -463,6 +464,32 @@ async def test_the_kernel_holds_little_for_a_slow_reader(server: Server) -> None
         size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         # Linux doubles what it is told, for its own bookkeeping.
         assert SEND_BUFFER_BYTES <= size <= 2 * SEND_BUFFER_BYTES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what it could not send")
+async def test_what_the_kernel_could_not_send_counts_as_backlog(server: Server) -> None:
+    async with Raw(server.ws, receive_buffer=4096) as raw:
+        await raw.open()
+        peer, transport = peer_of(server), transport_of(server)
+        assert peer.backlog_bytes() == 0
+        raw.stop_reading()
+        peer.write(b"\x89\x00" * 25_000)
+        assert transport.get_write_buffer_size() == 0, "the kernel has taken it"
+        assert 10_000 < peer.backlog_bytes() < 50_000
+        raw.writer.transport.resume_reading()
+        await eventually(lambda: peer.backlog_bytes() == 0)
+        raw.reset()
+        await eventually(lambda: transport.is_closing())
+        assert peer.backlog_bytes() == 0
+
+
+async def test_a_fault_in_the_server_ends_the_connection_with_1011(server: Server) -> None:
+    async with Raw(server.ws) as raw:
+        await raw.open()
+        peer_of(server).on_fault()
+        assert await raw.close_code() == 1011
+        assert await raw.rest() == b""
+        await nobody_is_left(server)
 
 
 # ---------------------------------------------------------------------- handshakes

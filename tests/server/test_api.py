@@ -47,13 +47,36 @@ async def test_health_lists_what_could_not_be_read_again(tmp_path: Path) -> None
     days.write_text("")
     async with running(tmp_path, market={"calendar_file": str(days)}) as server:
         days.write_text("[[day")
-        server.node._reload_calendars()
+        server.node.upkeep._reload_calendars()
         _, body, _ = await get(server, "/health")
         assert any("calendar file" in problem for problem in body["degraded"])
         days.write_text("")
-        server.node._reload_calendars()
+        server.node.upkeep._reload_calendars()
         _, body, _ = await get(server, "/health")
         assert not any("calendar file" in problem for problem in body["degraded"])
+
+
+async def test_problems_are_told_without_the_paths_of_files(tmp_path: Path) -> None:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    days = folder / "days.toml"
+    days.write_text("")
+    async with running(tmp_path, market={"calendar_file": str(days)}) as server:
+        days.write_text("[[day")
+        server.node.upkeep._reload_calendars()
+        database = server.node.settings.store.path
+        server.node.problems["keys"] = f"{database} is locked by another process"
+        server.node.problems["x"] = "/elsewhere/in/a.file and ../b.file: either/or, see http://x/y"
+        _, health, _ = await get(server, "/health")
+        _, page, _ = await get(server, "/")
+    told = " ".join(health["degraded"])
+    assert "keys: odin.db is locked by another process" in told
+    assert "x: a.file and b.file: either/or, see http://x/y" in told
+    assert "calendar file: " in told
+    for text in (told, page):
+        assert str(tmp_path) not in text
+        assert "with space" not in text
+        assert "elsewhere" not in text
 
 
 async def test_no_answer_names_a_client_or_an_address(server: Server) -> None:
@@ -122,7 +145,7 @@ async def test_quotes_are_there_at_any_hour(server: Server) -> None:
     server.clock.set_ms(BELL_CLOSE_MS + 3_600_000)
     _, body, _ = await get(server, "/api/quotes?stocks=3045,TCS,NOPE,sbin")
     assert [quote["symbol"] for quote in body["quotes"]] == ["SBIN"]
-    assert list(body["quotes"][0]) == list(Quote.__struct_fields__)
+    assert list(body["quotes"][0]) == [name for name in Quote.__struct_fields__ if name != "source"]
     assert body["without_quote"] == ["TCS"]
     assert body["failed_stocks"] == ["NOPE"]
     assert body["failed_details"][0]["code"] == "unknown_symbol"

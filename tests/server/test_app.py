@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from odin.errors import CLIENT_ERRORS
 from odin.server.app import SECURITY_HEADERS, build_app
 from odin.server.run import HANDSHAKE_TIMEOUT_S
+from tests.support.keys import REQUIRED, bearer, make_key
 from tests.support.raw import Raw
 from tests.support.server import Client, Server, running
 
@@ -210,3 +212,53 @@ async def test_the_application_offers_nothing_but_what_is_read(server: Server) -
     routes = {(route.method, route.get_info()["path"]) for route in app.router.routes()}
     changing = {(method, path) for method, path in routes if method not in {"GET", "HEAD"}}
     assert changing == {("POST", "/api/tickets")}
+
+
+# ---------------------------------------------------------------------- limits and names
+
+
+async def test_requests_of_one_address_are_limited_and_health_is_not(tmp_path: Path) -> None:
+    few = {"requests_per_s_per_key": 0.01, "request_burst_per_key": 3, "exempt_addresses": []}
+    async with running(tmp_path, limits=few) as server:
+        paths = ["/api/market-status", "/", "/metrics", "/api/market-status", "/nowhere"]
+        answers = [await ask(server, path) for path in paths]
+        assert [status for status, _, _ in answers] == [200, 200, 200, 429, 429]
+        _, headers, body = answers[3]
+        assert json.loads(body)["code"] == "rate_limited"
+        assert "the limit is 0.01 a second" in error_of(answers[3])[1]
+        assert headers["retry-after"] == "5"
+        for path in ("/health", "/ready"):
+            assert (await ask(server, path))[0] == 200
+
+
+async def test_requests_of_one_key_are_limited_with_those_on_its_connections(
+    tmp_path: Path,
+) -> None:
+    few = {"requests_per_s_per_key": 0.01, "request_burst_per_key": 3}
+    async with running(tmp_path, auth=REQUIRED, limits=few) as server:
+        one, other = await make_key(server), await make_key(server)
+        async with Client(server.ws, "me", **bearer(one)) as client:
+            assert (await client.ask("ping"))["status"] == "alive"
+            statuses = [await api_status(server, key) for key in (one, one, one, other)]
+            assert statuses == [200, 200, 429, 200]
+            await client.send({"action": "ping"})
+            assert (await client.receive())["code"] == "rate_limited"
+
+
+async def api_status(server: Server, key: str) -> int:
+    return (await ask(server, "/api/market-status", Authorization=f"Bearer {key}"))[0]
+
+
+async def test_a_page_cannot_make_its_own_name_point_here_and_read(tmp_path: Path) -> None:
+    """DNS rebinding: for the browser the page and the server are one site."""
+    browser = {"Accept_Language": "en", "Referer": "http://evil.example:8080/x"}
+    guarded = ["/", "/metrics", "/api/market-status", "/api/quotes?stocks=SBIN"]
+    async with running(tmp_path, server={"host_names": ["odin.lan"]}) as server:
+        for path in guarded:
+            answer = await ask(server, path, Host="evil.example:8080", **browser)
+            assert error_of(answer) == (403, CLIENT_ERRORS["host_not_allowed"].text)
+            for host in ("odin.lan:8080", "127.0.0.1:8080", "localhost"):
+                assert (await ask(server, path, Host=host, **browser))[0] == 200
+            assert (await ask(server, path, Host="evil.example"))[0] == 200, "a program"
+        for path in ("/health", "/ready"):
+            assert (await ask(server, path, Host="evil.example", **browser))[0] in {200, 503}

@@ -2,9 +2,10 @@
 
 import asyncio
 import shutil
+import signal
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,22 +14,31 @@ import pytest
 
 from odin.errors import ConfigError
 from odin.server import run
-from tests.support.process import odin, run_odin
+from tests.support.process import Process, odin, run_odin
 from tests.support.server import SBIN, Client, Server, running
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl here")
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, signed by itself, and its key."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+def make_files(tmp_path: Path) -> Callable[[], None]:
+    """Writes a new certificate for 127.0.0.1, signed by itself, and its key."""
+    return lambda: write_files(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+
+@pytest.fixture
+def files(tmp_path: Path, make_files: Callable[[], None]) -> tuple[Path, Path]:
+    """Their paths, and what is there at first."""
+    make_files()
+    return tmp_path / "cert.pem", tmp_path / "key.pem"
+
+
+def write_files(cert: Path, key: Path) -> None:
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     names = ["-subj", "/CN=odin", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run(
         [*command.split(), *names, "-keyout", key, "-out", cert], check=True, capture_output=True
     )
-    return cert, key
 
 
 @asynccontextmanager
@@ -126,6 +136,86 @@ async def test_a_real_process_announces_and_serves_wss(
             await client.subscribe("SBIN")
             assert (await client.quote())["data"]["ltp"] > 0
         assert await server.stop() == 0
+
+
+async def test_a_slow_and_a_silent_client_are_served_and_ended_by_tls_of_the_real_loop(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    """uvloop where there is one: its TLS has buffers of its own between us and the socket."""
+    options = ("--tls-cert", files[0], "--tls-key", files[1], "--port", "0", "--rate", "1000")
+    limits = {"ODIN_LIMITS__PING_INTERVAL_S": "1", "ODIN_LIMITS__PROGRESS_TIMEOUT_S": "60"}
+    stocks = ["SBIN", "TCS", "INFY", "RELIANCE"]
+    async with odin("demo", *options, "--db", tmp_path / "odin.db", **limits) as server:
+        trust = trusting(files)
+        async with (
+            Client(server.ws, "quick", ssl=trust) as quick,
+            Client(server.ws, "slow", ssl=trust) as slow,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session,
+        ):
+            await quick.subscribe(*stocks)
+            await slow.subscribe(*stocks)
+            slow.ws._conn.transport.pause_reading()  # type: ignore[union-attr]
+
+            async def conflated() -> float:
+                async with session.get(f"{server.http}/metrics") as response:
+                    lines = (await response.text()).splitlines()
+                name = "odin_frames_conflated_total "
+                return next(float(line.split()[1]) for line in lines if line.startswith(name))
+
+            async with asyncio.timeout(20):
+                while await conflated() < 1000:
+                    await quick.quote("SBIN")  # others are served meanwhile
+            newest = (await quick.quote("SBIN"))["data"]["timestamp"]
+            slow.ws._conn.transport.resume_reading()  # type: ignore[union-attr]
+            while (await slow.quote("SBIN"))["data"]["timestamp"] < newest:
+                pass
+        async with Client(server.ws, "silent", ssl=trust, autoping=False) as silent:
+            async with asyncio.timeout(10):
+                assert await ended(silent) == 4408
+        assert await server.stop() == 0
+
+
+async def ended(client: Client) -> int:
+    """Read to the end, answering no ping; return the close code."""
+    while True:
+        message = await client.ws.receive()
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            return int(message.data)
+        assert message.type in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.PING}, message
+
+
+async def test_a_renewed_certificate_is_taken_without_a_restart(
+    tmp_path: Path, files: tuple[Path, Path], make_files: Callable[[], None]
+) -> None:
+    old = trusting(files)
+    options = ("--tls-cert", files[0], "--tls-key", files[1], "--port", "0")
+    log = tmp_path / "log"
+    async with odin("demo", *options, "--db", tmp_path / "odin.db", log=log) as server:
+        async with Client(server.ws, "before", ssl=old) as before:
+            make_files()
+            await hang_up(server, log, "the certificate was read again")
+            async with Client(server.ws, "after", ssl=trusting(files)):
+                pass
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                async with Client(server.ws, "after", ssl=old):
+                    pass
+            assert (await before.ask("ping"))["status"] == "alive"
+            good, key = files[0].read_text(), files[1].read_text()
+            make_files()
+            files[1].write_text(key)  # as if the renewal were half done
+            await hang_up(server, log, "the certificate was not renewed")
+            files[0].write_text(good)
+            async with Client(server.ws, "after", ssl=trusting(files)):
+                pass
+        assert await server.stop() == 0
+
+
+async def hang_up(server: Process, log: Path, event: str) -> None:
+    """Send SIGHUP and wait until the log says what came of it."""
+    server.process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(5):
+        while event not in log.read_text():
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("which", ["missing", "nonsense", "swapped", "half"])

@@ -34,7 +34,8 @@ class Door:
         self._encoding = encoding
         self._resume_token = resume_token
         self._session: Session | None = None
-        self._key_id = ""
+        self.key_id = ""
+        """Of the key it named, whose connection was counted; "" before it did."""
 
     async def serve(self, peer: Peer) -> None:
         """Read to the end of the connection."""
@@ -45,12 +46,11 @@ class Door:
         finally:
             late.cancel()
 
-    def leave(self, peer: Peer) -> str:
-        """Let go of what the connection held; return the id of its key, "" if it named none."""
+    def leave(self, peer: Peer) -> None:
+        """Let go of what the connection held."""
+        self._endpoint.part(peer)
         if self._session is not None:
             self._endpoint.exit(self._session, peer)
-        self._endpoint.part(peer)
-        return self._key_id
 
     async def on_text(self, peer: Peer, text: str) -> None:
         if self._session is not None:
@@ -77,7 +77,7 @@ class Door:
         except ClientError as error:
             self._turn_away(peer, error)
             return
-        self._key_id = key.id
+        self.key_id = key.id
         if peer.is_ending:  # it took too long: nobody's session may be lost to it
             return
         self._session = self._endpoint.enter(self._client_id, key.id)

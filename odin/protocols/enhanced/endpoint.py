@@ -14,7 +14,7 @@ from odin.hub.hub import Hub
 from odin.market.instruments import InstrumentRegistry
 from odin.market.quotes import QuoteBoard
 from odin.metrics import Metrics
-from odin.model import ApiKey
+from odin.model import ApiKey, FeedGap
 from odin.protocols.access import Access, check_scope, close_code
 from odin.protocols.admission import Admission, Origins, access_error
 from odin.protocols.base import Heartbeat, Peer
@@ -31,7 +31,6 @@ from odin.protocols.enhanced.services import (
 from odin.protocols.enhanced.session import Session, session_id
 from odin.protocols.enhanced.wire import MarketView
 from odin.protocols.frames import text_frame
-from odin.protocols.newcomers import Newcomers
 from odin.settings import LimitSettings
 from odin.topics import Encoding
 
@@ -68,7 +67,7 @@ class EnhancedEndpoint:
         self._now_ms = now_ms
         announced = msgspec.structs.asdict(limits)
         del announced["exempt_addresses"]
-        self.quotes = QuotePublisher(hub, metrics)
+        self.quotes = QuotePublisher(hub, metrics, board.detail)
         """Where the node brings quotes, and the hub tells which have readers."""
         self._services = Services(
             hub,
@@ -83,7 +82,7 @@ class EnhancedEndpoint:
             now_ms,
             wall_ms,
             metrics,
-            Newcomers(limits),
+            access.accounts,
         )
         self._heartbeat = Heartbeat(limits.ping_interval_s)
         self._admission = Admission(limits, origins)
@@ -114,6 +113,10 @@ class EnhancedEndpoint:
         data = wire.market_status_fields(view)
         frame = wire.encode_message("market_status", "success", "", view.now_ms, data=data)
         self._hub.put_all(text_frame(frame))
+
+    def push_gap(self, gap: FeedGap) -> None:
+        """Tell every connection of which stretch of time a feed delivered nothing."""
+        self._hub.put_all(text_frame(wire.encode_gap(gap, self._now_ms())))
 
     def expel(self, key_ids: Collection[str]) -> None:
         """Close every connection of keys that are valid no more."""
@@ -166,6 +169,8 @@ class EnhancedEndpoint:
                 if key is not None:
                     check_scope(key, SCOPE)
                 refusal = self._admission.admit(address, key.id if key else "")
+            if refusal is None:
+                self._access.spend(query.get("ticket", []))
         except ClientError as problem:
             refusal = access_error(problem)
         if refusal is not None:
@@ -183,7 +188,8 @@ class EnhancedEndpoint:
                 try:
                     await door.serve(peer)
                 finally:
-                    key_id = door.leave(peer)
+                    key_id = door.key_id
+                    door.leave(peer)
                 return peer.response
             session = self.enter(client_id, key_id, address)
             try:
@@ -237,11 +243,14 @@ class EnhancedEndpoint:
 
     def exit(self, session: Session, peer: Peer) -> None:
         """Let go of a session that a connection entered."""
-        session.leave(peer)
-        session.users -= 1
-        if not session.users:
-            del self._sessions[session.id]
-        self._note_empty()
+        try:
+            session.leave(peer)
+        finally:  # a fault with one must not keep it in memory, or a stop waiting, for ever
+            session.users -= 1
+            if not session.users:
+                del self._sessions[session.id]
+                session.forget()
+            self._note_empty()
 
     def meet(self, peer: Peer) -> None:
         """Note a connection that has yet to send credentials."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import pytest
 from odin.auth.keys import create
 from odin.errors import CLIENT_ERRORS, StoreUnavailable
 from odin.protocols.enhanced import door
+from odin.protocols.enhanced.session import Session
 from odin.store.sqlite import SqliteStore
 from tests.support.keys import REQUIRED, bearer, make_key, revoke_key
+from tests.support.raw import Raw, handshake
 from tests.support.server import SBIN, Client, Server, running
 
 
@@ -97,6 +101,63 @@ async def test_a_ticket_is_good_for_one_connection(server: Server) -> None:
     async with Client(url) as client:
         assert client.welcome["client_id"] == "page"
     assert await refusal(url) == (401, "authentication_failed")
+
+
+async def test_a_ticket_that_found_the_server_full_is_still_good(tmp_path: Path) -> None:
+    limits = {"connections_per_key": 1}
+    async with running(tmp_path, auth=REQUIRED, limits=limits) as server:
+        key = await make_key(server)
+        async with aiohttp.ClientSession() as session:
+            async with session.post(server.http + "/api/tickets", **bearer(key)) as response:
+                ticket = (await response.json())["ticket"]
+        url = f"{server.ws}?ticket={ticket}"
+        async with Client(server.ws, "a", **bearer(key)):
+            for _ in range(2):
+                assert await refusal(url) == (429, "too_many_connections")
+        while server.node.enhanced.connection_count:
+            await asyncio.sleep(0)
+        async with Client(url) as client:
+            assert client.welcome["type"] == "welcome"
+        while server.node.enhanced.connection_count:
+            await asyncio.sleep(0)
+        assert await refusal(url) == (401, "authentication_failed")
+
+
+@pytest.mark.parametrize("broken", ["part", "exit"])
+async def test_a_fault_at_the_end_of_a_connection_leaves_no_count_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    limits = {"connections_per_key": 1}
+    async with running(tmp_path, auth=REQUIRED, limits=limits) as server:
+        key = await make_key(server)
+        with monkeypatch.context() as patch:
+            async with Stranger(server.ws, "a") as client:
+                assert (await client.introduce(key))["type"] == "welcome"
+                patch.setattr(server.node.enhanced, broken, fail)
+            while server.node.enhanced.connection_count:
+                await asyncio.sleep(0)
+        async with Stranger(server.ws, "b") as client:
+            assert (await client.introduce(key))["type"] == "welcome"
+
+
+async def test_a_fault_in_a_session_that_ends_does_not_keep_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    key = await make_key(server)
+    async with Client(server.ws, "a", **bearer(key)) as client:
+        await client.subscribe("SBIN")
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "leave", fail)
+            await client.ws.close()
+            while server.node.enhanced.connection_count:
+                await asyncio.sleep(0)
+    assert server.node.enhanced.connected_clients() == []
 
 
 async def test_two_keys_with_one_client_id_have_two_sessions(server: Server) -> None:
@@ -327,6 +388,7 @@ async def test_a_client_from_before_the_setting_is_claimed_once(tmp_path: Path) 
         async with Client(server.ws, "me") as client:
             token = client.welcome["data"]["resume_token"]
             assert client.welcome["data"]["subscribed_stocks"] == 1
+            assert (await client.ask("ping"))["status"] == "alive"
     async with running(tmp_path, auth={"require_resume_token": True}) as server:
         async with Client(server.ws, "me") as thief:
             assert thief.welcome["code"] == "resume_token_required"
@@ -349,6 +411,49 @@ async def test_a_store_in_trouble_lets_nobody_take_a_session(
         assert client.welcome["data"]["resume_token"]
 
 
+async def test_a_welcome_that_never_arrived_locks_nobody_out(tmp_path: Path) -> None:
+    """The client is known, its connection dies before it has read its token."""
+    async with running(tmp_path) as server, Client(server.ws, "me") as client:
+        await client.subscribe("SBIN")
+    async with running(tmp_path, auth={"require_resume_token": True}) as server:
+        async with Raw(server.ws) as deaf:
+            deaf.send(handshake("/enhanced-stream?client_id=me"))
+            while server.node.metrics.frames_delivered < 1:
+                await asyncio.sleep(0)
+            async with Client(server.ws, "me") as client:  # while the dead one still seems alive
+                unused = client.welcome["data"]["resume_token"]
+            deaf.reset()
+        while server.node.enhanced.connected_clients():
+            await asyncio.sleep(0)
+        async with Client(server.ws, "me", **resume(unused)) as client:
+            assert client.welcome["data"]["subscribed_stocks"] == 1
+            token = client.welcome["data"]["resume_token"]  # the other did not bind
+            await client.ask("ping")
+            async with Client(server.ws, "me") as thief:
+                assert thief.welcome["code"] == "resume_token_required"
+    async with running(tmp_path, auth={"require_resume_token": True}) as server:
+        async with Client(server.ws, "me") as thief:
+            assert thief.welcome["code"] == "resume_token_required"
+        async with Client(server.ws, "me", **resume(token)) as client:
+            assert "resume_token" not in client.welcome["data"]
+
+
+async def test_a_locked_database_keeps_nobody_waiting_for_a_token(tmp_path: Path) -> None:
+    """A wait for the lock would take 3 s for each, one after another."""
+    async with running(tmp_path) as server, Client(server.ws, "known") as client:
+        await client.subscribe("SBIN")
+    async with running(tmp_path, auth={"require_resume_token": True}) as server:
+        database = sqlite3.connect(tmp_path / "odin.db", isolation_level=None)
+        with closing(database):
+            database.execute("BEGIN IMMEDIATE")
+            async with asyncio.timeout(2):
+                for name in ("known", "new1", "new2", "new3"):
+                    async with Client(server.ws, name) as client:
+                        assert client.welcome["data"]["resume_token"]
+                        assert (await client.ask("ping"))["status"] == "alive"
+            database.execute("ROLLBACK")
+
+
 async def test_who_left_nothing_behind_left_no_token(strict: Server) -> None:
     async with Client(strict.ws, "me") as client:
         first = client.welcome["data"]["resume_token"]
@@ -364,6 +469,7 @@ async def test_the_token_goes_into_the_first_message_too(tmp_path: Path) -> None
         key = await make_key(server)
         async with Stranger(server.ws, "page") as client:
             token = (await client.introduce(key))["data"]["resume_token"]
+            assert (await client.ask("ping"))["status"] == "alive"
             async with Stranger(server.ws, "page") as thief:
                 assert (await thief.introduce(key))["code"] == "resume_token_required"
                 assert await thief.closed() == 4403
