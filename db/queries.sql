@@ -10,9 +10,9 @@
 -- For each client its subscriptions in the order they were made, as text inside the JSON (that is
 -- what || '' is for): each is decoded on its own, so that no ticks wait for many at once.
 SELECT json_group_object(asked.value, (
-    SELECT json_group_array(json_array(exchange, segment, token, symbol, subscribed_ms)) || ''
+    SELECT json_group_array(json_array(exchange, segment, token, symbol, subscribed_ms, mode)) || ''
     FROM (
-        SELECT exchange, segment, token, symbol, subscribed_ms
+        SELECT exchange, segment, token, symbol, subscribed_ms, mode
         FROM subscriptions
         WHERE client_id = asked.value
         ORDER BY position
@@ -52,8 +52,17 @@ ON CONFLICT (client_id) DO UPDATE SET
 -- name: add_subscriptions()!
 -- Subscribing again moves to the end: REPLACE gives the row a new position.
 INSERT OR REPLACE INTO subscriptions
-    (client_id, exchange, segment, token, symbol, subscribed_ms)
-VALUES (?, ?, ?, ?, ?, ?);
+    (client_id, exchange, segment, token, symbol, subscribed_ms, mode)
+VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: set_modes(rows)!
+-- rows: JSON array of [client_id, exchange, segment, token, mode]. The place in the list stays.
+UPDATE subscriptions SET mode = json_extract(asked.value, '$[4]')
+FROM json_each(:rows) AS asked
+WHERE (client_id, exchange, segment, token) = (
+    json_extract(asked.value, '$[0]'), json_extract(asked.value, '$[1]'),
+    json_extract(asked.value, '$[2]'), json_extract(asked.value, '$[3]')
+);
 
 -- name: touch_clients(client_ids, now_ms)!
 UPDATE clients SET last_seen_ms = max(last_seen_ms, :now_ms)

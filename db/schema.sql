@@ -44,6 +44,8 @@ CREATE TABLE subscriptions (
     token         INTEGER NOT NULL CHECK (token >= 0),
     symbol        TEXT    NOT NULL CHECK (symbol <> ''),  -- when it was subscribed
     subscribed_ms INTEGER NOT NULL,
+    mode          TEXT    NOT NULL DEFAULT 'quote'  -- how much of each quote is sent
+        CHECK (mode IN ('ltp', 'quote', 'full')),
     UNIQUE (client_id, exchange, segment, token)
 ) STRICT;
 
@@ -101,6 +103,7 @@ SELECT
     coalesce(i.symbol, s.symbol) AS symbol,
     s.symbol AS symbol_when_subscribed,
     i.token IS NOT NULL AS is_listed,  -- 0: not in the imported master
+    s.mode,
     datetime(s.subscribed_ms / 1000 + 19800, 'unixepoch') AS subscribed_ist
 FROM subscriptions AS s
 LEFT JOIN instruments AS i USING (exchange, segment, token);

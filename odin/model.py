@@ -5,7 +5,7 @@ to build); long-lived ones are frozen structs. Units are in the names: `_ms` is 
 milliseconds since the Unix epoch, prices are rupees as float, quantities are whole shares.
 """
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -16,6 +16,11 @@ MAX_PRICE: Final = 1e9
 """Rupees. No price of any instrument is near it; one above it is an error of its source."""
 
 Phase = Literal["closed", "pre_open", "open", "closing_auction", "post_close"]
+
+Mode = Literal["ltp", "quote", "full"]
+"""How much of an instrument is wanted: its last price, its quote, or the order book as well."""
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+"""Each holds all that those before it do."""
 
 
 class ApiKey(NamedTuple):
@@ -87,9 +92,39 @@ class Tick(NamedTuple):
     low: float | None = None
     prev_close: float | None = None
     """Close of the previous trading day."""
+    detail: "Detail | None" = None
+    """What only the full mode shows, where the feed carries any of it."""
 
 
-class Quote(msgspec.Struct, frozen=True, gc=False):
+class Level(msgspec.Struct, frozen=True, gc=False):
+    """One price of the order book."""
+
+    price: float
+    quantity: int
+    orders: int
+
+
+class Depth(msgspec.Struct, frozen=True, gc=False):
+    """The best levels of the order book, best first; empty ones are left out."""
+
+    buy: tuple[Level, ...]
+    sell: tuple[Level, ...]
+
+
+class Detail(msgspec.Struct, frozen=True, gc=False):
+    """What the full mode adds to a quote. None means not known."""
+
+    avg_price: float | None = None
+    """Average traded price of the day."""
+    total_buy_qty: int | None = None
+    """Quantity of all buy orders in the book."""
+    total_sell_qty: int | None = None
+    oi: int | None = None
+    """Open interest of a derivative."""
+    depth: Depth | None = None
+
+
+class Quote(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The state of one instrument after a tick: the `data` object of a `market_data` message.
 
     The fields and their order are those of the public protocol: encoding the struct is encoding
@@ -125,6 +160,8 @@ class Quote(msgspec.Struct, frozen=True, gc=False):
     """When the server applied the tick: RFC 3339, nanoseconds, +05:30."""
     is_new_week_52_high: bool
     is_new_week_52_low: bool
+    source: str = ""
+    """The feed it came from, where there are several; left out of messages otherwise."""
 
 
 class DailyBar(NamedTuple):
@@ -184,12 +221,37 @@ class Subscription(NamedTuple):
     symbol: str
     """The instrument's symbol when it was subscribed; shown when the master no longer has it."""
     subscribed_ms: int
+    mode: Mode = "quote"
+
+
+FeedState = Literal[
+    "idle",
+    "connecting",
+    "authenticating",
+    "streaming",
+    "stale",
+    "backoff",
+    "rejected",
+    "stopped",
+]
 
 
 class FeedStatus(NamedTuple):
     """What clients and operators are told about where the data comes from."""
 
     name: str
-    state: Literal["idle", "connecting", "streaming", "stale", "backoff", "rejected", "stopped"]
+    state: FeedState
     is_stale: bool
     last_tick_ms: int | None
+    problem: str = ""
+    """Why it is in backoff or rejected, for operators; "" while all is well."""
+
+
+class FeedGap(NamedTuple):
+    """A stretch of an open market of which a feed delivered nothing, because it had broken off."""
+
+    feed: str
+    from_ms: int
+    """Market time of the last tick before it, or of the opening if that came later."""
+    to_ms: int
+    """Market time of the first tick after it."""

@@ -1,7 +1,7 @@
 """What the hub routes by.
 
-A topic is any hashable value; the hub only compares it. Quotes have one topic per instrument and
-encoding, so that the frame built for a tick is shared by everybody who reads that encoding.
+A topic is any hashable value; the hub only compares it. Quotes have one topic per instrument,
+encoding and mode, so that the frame built for a tick is shared by everybody who reads the same.
 """
 
 from collections.abc import Hashable
@@ -17,3 +17,5 @@ class QuoteTopic(NamedTuple):
     key: tuple[str, str, int]
     """Exchange, segment and token: an InstrumentKey."""
     encoding: Encoding = "json"
+    mode: Literal["ltp", "quote", "full"] = "quote"
+    """How much of the quote: a Mode of the model."""

@@ -3,20 +3,22 @@
 The n-th tick of an instrument on a date depends on (seed, key, date, n) and the instrument's own
 data alone, whatever else is wanted and however fast. Invariants: every price lies on the tick grid
 and within 20 % of the previous close, low <= open, ltp <= high, and the volume of a day never
-falls. It knows no calendar: it is told whether the market streams.
+falls; what is wanted in full changes none of them. It knows no calendar: it is told whether the
+market streams.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from decimal import Decimal
 from math import ceil, exp, floor, inf, isfinite, log
 from random import Random
 from typing import Final
 
 from odin.clock import Clock, ist_date, ist_datetime
-from odin.model import Instrument, InstrumentKey, Tick
+from odin.feeds.base import Emit, Report, ignore
+from odin.model import Depth, Detail, Instrument, InstrumentKey, Level, Mode, Tick
 
 BAND: Final = 0.20
 """Farthest from the previous close, either way: the widest price band of NSE."""
@@ -31,6 +33,8 @@ CHEAPEST: Final = 20.0
 DEAREST: Final = 4000.0
 """Range of the made-up previous closes, in rupees."""
 DEFAULT_TICK_SIZE: Final = 0.05
+DEPTH_LEVELS: Final = 5
+"""Of each side of the order book, as Indian brokers show it."""
 
 SLICE_TICKS: Final = 64
 """Ticks between two turns of the event loop: about 1 ms of work downstream."""
@@ -82,14 +86,21 @@ class Simulator:
         """Newly wanted: their first tick is due at once."""
         self._ring: OrderedDict[InstrumentKey, Instrument] = OrderedDict()
         """The other wanted ones, in the order of their turns."""
+        self._full: set[InstrumentKey] = set()
+        """Wanted in full."""
         self._walks: dict[InstrumentKey, Walk] = {}
         """Today's walks, also of instruments that are no longer wanted: they may come back."""
         self._has_wanted = asyncio.Event()
         self._day_start_ms = self._day_end_ms = 0
         self._date = ""
 
-    def want(self, instruments: Sequence[Instrument]) -> None:
-        """Simulate these too; the first tick of each is due within 50 ms while streaming."""
+    def want(self, instruments: Sequence[Instrument], mode: Mode = "quote") -> None:
+        """Simulate these too; the first tick of each is due within 50 ms while streaming.
+
+        In the full mode ticks carry details and an order book; otherwise they are the same.
+        """
+        keys = {instrument.key for instrument in instruments}
+        self._full = self._full | keys if mode == "full" else self._full - keys
         for instrument in instruments:
             queue = self._ring if instrument.key in self._ring else self._fresh
             queue[instrument.key] = instrument
@@ -98,6 +109,7 @@ class Simulator:
 
     def unwant(self, keys: Sequence[InstrumentKey]) -> None:
         """Simulate these no longer."""
+        self._full.difference_update(keys)
         for key in keys:
             self._fresh.pop(key, None)
             self._ring.pop(key, None)
@@ -108,7 +120,7 @@ class Simulator:
     def _count(self) -> int:
         return len(self._fresh) + len(self._ring)
 
-    async def run(self, emit: Callable[[Tick], None]) -> None:
+    async def run(self, emit: Emit, report: Report = ignore) -> None:
         """Emit ticks for ever."""
         due = 0.0
         last_s = self._monotonic()
@@ -134,7 +146,7 @@ class Simulator:
             rate = self._rate_hz * max(1, self._count)
             await self._sleep(min(max((1 - due) / rate, SHORTEST_SLEEP_S), LONGEST_SLEEP_S))
 
-    def _emit_slice(self, emit: Callable[[Tick], None], due: int) -> int:
+    def _emit_slice(self, emit: Emit, due: int) -> int:
         """Emit what is fresh, then up to `due` regular ticks, SLICE_TICKS in all; return how many
         of them were regular."""
         regular = 0
@@ -160,7 +172,8 @@ class Simulator:
                     Random(f"{self._seed}/{'/'.join(map(str, key))}/{self._date}"),
                     self._previous_close(instrument),
                 )
-            emit(walk.step(tick_ms))
+            tick = walk.step(tick_ms)
+            emit(tick._replace(detail=walk.detail()) if key in self._full else tick)
         return regular
 
     def _begin_day(self, now_ms: int) -> None:
@@ -198,8 +211,10 @@ class Walk:
         "_open",
         "_position",
         "_prev_close",
+        "_size",
         "_start",
         "_step_width",
+        "_turnover",
         "_unit",
         "_volume",
     )
@@ -221,6 +236,10 @@ class Walk:
         self._open = self._high = 0.0
         self._low = inf
         self._volume = 0
+        self._turnover = 0
+        """Volume times price in ticks."""
+        self._size = 0.0
+        """Of the last trade, as a chance between 0 and 1."""
         self._unit = 0 if instrument.kind == "index" else max(1, instrument.lot_size)
 
     def step(self, exchange_ms: int) -> Tick:
@@ -243,7 +262,10 @@ class Walk:
         if not self._open:
             self._open = price
         size = chance()
-        self._volume += self._unit * (1 + int(400 * size * size * size * size))
+        traded = self._unit * (1 + int(400 * size * size * size * size))
+        self._volume += traded
+        self._turnover += traded * ticks
+        self._size = size
         return Tick(
             self._key,
             exchange_ms,
@@ -254,6 +276,43 @@ class Walk:
             self._low,
             self._prev_close,
         )
+
+    def detail(self) -> Detail:
+        """Return the details of the last tick; nothing for an index, which nobody trades."""
+        if not self._unit:
+            return Detail()
+        average = self._turnover / self._volume * self._numerator / self._denominator
+        ticks = round(self._position)
+        draws = _draws(int(self._size * 2**53))
+        buy = self._levels(range(ticks, 0, -1), draws)
+        sell = self._levels(range(ticks + 1, ticks + 1 + DEPTH_LEVELS), draws)
+        total_buy, total_sell = (
+            sum(level.quantity for level in side) * (20 + next(draws) % 60) for side in (buy, sell)
+        )
+        return Detail(
+            min(max(round(average, 2), self._low), self._high),
+            total_buy,
+            total_sell,
+            depth=Depth(buy, sell),
+        )
+
+    def _levels(self, prices_in_ticks: Sequence[int], draws: Iterator[int]) -> tuple[Level, ...]:
+        """Return the best levels of a side: farther from the price more is offered."""
+        levels = []
+        for distance, ticks in enumerate(prices_in_ticks[:DEPTH_LEVELS], start=1):
+            orders = 1 + next(draws) % (8 * distance)
+            quantity = self._unit * orders * (1 + next(draws) % 50)
+            levels.append(Level(ticks * self._numerator / self._denominator, quantity, orders))
+        return tuple(levels)
+
+
+def _draws(seed: int) -> Iterator[int]:
+    """Yield numbers below 2**31 that depend on the seed alone. Not of the walk's own chance: its
+    prices must be the same with and without an order book."""
+    state = seed
+    while True:
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        yield state >> 33
 
 
 def _grid(tick_size: float) -> tuple[int, int]:

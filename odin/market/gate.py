@@ -38,7 +38,7 @@ class MarketGate:
         return self.is_forced or self._clocks.get(exchange, self._primary).is_open(now_ms)
 
     def is_before_open(self, exchange: str, now_ms: int) -> bool:
-        """Whether the first session of today is still to come."""
+        """Whether no session of today has begun; there may be none."""
         return self._clocks.get(exchange, self._primary).is_before_open(now_ms)
 
     def status(self, now_ms: int) -> MarketStatus:

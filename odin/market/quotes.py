@@ -13,7 +13,7 @@ from typing import Final
 
 from odin.clock import NS_PER_MS, NS_PER_S, Rfc3339, ist_date
 from odin.metrics import Metrics
-from odin.model import MAX_PRICE, Instrument, InstrumentKey, Quote, Tick, YearSummary
+from odin.model import MAX_PRICE, Detail, Instrument, InstrumentKey, Quote, Tick, YearSummary
 
 IST_OFFSET_MS: Final = 19_800_000
 DAY_MS: Final = 86_400_000
@@ -49,7 +49,9 @@ class QuoteBoard:
         """ISO date of the trading day whose history is loaded; None before the first load."""
         return self._history_day
 
-    def apply(self, tick: Tick, now_ns: int, *, is_pre_open: bool = False) -> Quote | None:
+    def apply(
+        self, tick: Tick, now_ns: int, *, is_pre_open: bool = False, source: str = ""
+    ) -> Quote | None:
         """Take in a tick and return the instrument's new quote, or None where it is dropped.
 
         Dropped and counted are ticks of unknown instruments, ticks whose price or exchange time
@@ -61,10 +63,11 @@ class QuoteBoard:
         the feed states raises the 52-week high without the flag.
 
         now_ns: when the tick is applied, ns since the epoch; becomes `last_updated`.
-        is_pre_open: whether the day's first session is still to come. Such prices are shown, but
-            the day's open, high and low, and the 52-week values, begin with the session.
+        is_pre_open: whether no session of the day has begun yet. Such prices are shown, but
+            the day's open, high, low and volume, and the 52-week values, begin with the session.
+        source: name of the feed, where quotes are to say it.
         """
-        key, exchange_ms, ltp, volume, feed_open, feed_high, feed_low, prev_close = tick
+        key, exchange_ms, ltp, volume, feed_open, feed_high, feed_low, prev_close, detail = tick
         state = self._states.get(key) or self._admit(key)
         if state is None:
             self._metrics.ticks_unknown += 1
@@ -83,7 +86,9 @@ class QuoteBoard:
         if exchange_ms >= state.day_end_ms:
             state.roll(exchange_ms, ltp)
         elif state.is_pre_open:
+            # Some feeds show yesterday's state before the opening, under the time of arrival.
             state.open = state.high = state.low = ltp
+            state.volume = 0
         state.is_pre_open = is_pre_open
         state.exchange_ms = exchange_ms
         state.ltp = ltp
@@ -123,6 +128,9 @@ class QuoteBoard:
             state.volume = volume
         state.high = high
         state.low = low
+        if detail is not None:
+            state.detail = detail if state.detail is None else _merged(state.detail, detail)
+        state.source = source
 
         is_new_high = is_new_low = False
         year = state.year
@@ -177,6 +185,11 @@ class QuoteBoard:
         """Return the newest quote; None where the instrument has had no tick."""
         state = self._states.get(key)
         return None if state is None else state.quote
+
+    def detail(self, key: InstrumentKey) -> Detail | None:
+        """Return what the full mode adds to the newest quote; None where nothing of it is known."""
+        state = self._states.get(key)
+        return None if state is None else state.detail
 
     def quotes(self, keys: Iterable[InstrumentKey]) -> list[Quote]:
         """Return the newest quotes in the order of `keys`, without those that have none."""
@@ -233,6 +246,7 @@ class _State:
     __slots__ = (
         "date",
         "day_end_ms",
+        "detail",
         "exchange",
         "exchange_ms",
         "high",
@@ -246,6 +260,7 @@ class _State:
         "past_date",
         "prev_close",
         "quote",
+        "source",
         "summary",
         "symbol",
         "token",
@@ -275,6 +290,8 @@ class _State:
         self.summary: YearSummary | None = None
         self.year: _Extremes | None = None
         self.quote: Quote | None = None
+        self.detail: Detail | None = None
+        self.source = ""
 
     def roll(self, exchange_ms: int, ltp: float) -> None:
         """Begin the trading day of `exchange_ms` with its first price."""
@@ -288,6 +305,7 @@ class _State:
         self.date = ist_date(exchange_ms)
         self.open = self.high = self.low = ltp
         self.volume = 0
+        self.detail = None
         self.prev_close = self.official_close() or self.past_close
         self.is_prev_close_fed = False
 
@@ -369,7 +387,21 @@ class _State:
             last_updated,
             is_new_high,
             is_new_low,
+            self.source,
         )
+
+
+def _merged(known: Detail, news: Detail) -> Detail:
+    """Return the news, completed by what was known where it is silent."""
+    if None not in (news.avg_price, news.total_buy_qty, news.total_sell_qty, news.oi, news.depth):
+        return news
+    return Detail(
+        known.avg_price if news.avg_price is None else news.avg_price,
+        known.total_buy_qty if news.total_buy_qty is None else news.total_buy_qty,
+        known.total_sell_qty if news.total_sell_qty is None else news.total_sell_qty,
+        known.oi if news.oi is None else news.oi,
+        known.depth if news.depth is None else news.depth,
+    )
 
 
 def _as_float(value: object) -> float:

@@ -206,9 +206,10 @@ class MarketClock:
         return self._is_open
 
     def is_before_open(self, now_ms: int) -> bool:
-        """Return whether the instant's day trades, but its first data window is still to come."""
+        """Return whether no data window of the instant's day has begun, as before the opening and
+        all day where there is none."""
         windows = self._calendar.day(ist_date(now_ms)).windows
-        return bool(windows) and now_ms < windows[0][0]
+        return not windows or now_ms < windows[0][0]
 
     def status(self, now_ms: int) -> MarketStatus:
         """Return everything about the instant; the same object until `next_change_ms`."""

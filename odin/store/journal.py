@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from odin.errors import StoreError, StoreFull, StoreUnavailable
 from odin.metrics import Metrics
-from odin.model import InstrumentKey, Subscription
+from odin.model import InstrumentKey, Mode, Subscription
 
 log = logging.getLogger("odin.store")
 
@@ -22,7 +22,7 @@ MAX_BATCH_ROWS = 20_000
 
 
 class Change(NamedTuple):
-    """What one request changes. Removals come before additions."""
+    """What one request changes. Removals come before additions, and modes after both."""
 
     client_id: str
     add: tuple[Subscription, ...]
@@ -30,6 +30,8 @@ class Change(NamedTuple):
     now_ms: int
     resume_sha256: str | None = None
     """Of the client's resume token, kept with its row."""
+    modes: tuple[tuple[InstrumentKey, Mode], ...] = ()
+    """New modes of subscriptions that stay in their place; of others they are ignored."""
 
 
 class ChangeStore(Protocol):
@@ -73,10 +75,12 @@ class Journal:
         remove: Sequence[InstrumentKey] = (),
         now_ms: int = 0,
         resume_sha256: str | None = None,
+        modes: Sequence[tuple[InstrumentKey, Mode]] = (),
     ) -> None:
         """Return when the change is on disk.
 
         resume_sha256: kept with a client's first subscription.
+        modes: new modes of what is held, which keeps its place in the list.
 
         Subscribing again to what is held moves it to the end of the list. A call that is cancelled
         while it waits takes its change back; once it is being written it may still be committed.
@@ -85,12 +89,12 @@ class Journal:
         the store's busy timeout, or at once where others have waited for it in vain; at once when
         it is full or read-only. Raises StoreFull for a new client where no more are kept.
         """
-        if not add and not remove:
+        if not add and not remove and not modes:
             return
         if self._is_closing:
             raise StoreUnavailable("The journal is closed")
         done = asyncio.get_running_loop().create_future()
-        change = Change(client_id, tuple(add), tuple(remove), now_ms, resume_sha256)
+        change = Change(client_id, tuple(add), tuple(remove), now_ms, resume_sha256, tuple(modes))
         self._waiting.append(_Entry(change, done))
         self._wake.set()
         await done
@@ -138,7 +142,8 @@ class Journal:
             self._singly = max(0, self._singly - 1)
             if not entry.done.done():
                 batch.append(entry)
-                rows += len(entry.change.add) + len(entry.change.remove)  # never nothing
+                change = entry.change
+                rows += len(change.add) + len(change.remove) + len(change.modes)  # never nothing
         return batch
 
     async def _write(self, batch: list[_Entry]) -> None:

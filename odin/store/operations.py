@@ -191,11 +191,16 @@ def apply_changes(
                     connection,
                     queries.add_subscriptions.sql,
                     (
-                        (change.client_id, *key, symbol, subscribed_ms)
+                        (change.client_id, *key, symbol, subscribed_ms, mode)
                         for change in changes
-                        for key, symbol, subscribed_ms in change.add
+                        for key, symbol, subscribed_ms, mode in change.add
                     ),
                 )
+            modes = [
+                (change.client_id, *key, mode) for change in changes for key, mode in change.modes
+            ]
+            if modes:
+                queries.set_modes(connection, rows=to_json(modes))
             if removed:
                 queries.drop_empty_clients(connection, rows=to_json(removed))
         if known < queries.count_clients(connection) > max_clients:
@@ -410,8 +415,8 @@ def to_json(rows: Iterable[object]) -> str:
 def decode_subscriptions(page: str) -> list[Subscription]:
     """Read what load_subscriptions returns of one client."""
     return [
-        Subscription(InstrumentKey(exchange, segment, token), symbol, subscribed_ms)
-        for exchange, segment, token, symbol, subscribed_ms in orjson.loads(page)
+        Subscription(InstrumentKey(exchange, segment, token), symbol, subscribed_ms, mode)
+        for exchange, segment, token, symbol, subscribed_ms, mode in orjson.loads(page)
     ]
 
 

@@ -266,8 +266,12 @@ class SqliteStore:
         return found
 
     async def keep_resume_token(self, client_id: str, resume_sha256: str) -> None:
-        """Keep the hash of a known client's first resume token; others get it with their row."""
+        """Keep the hash of a known client's first resume token; others get it with their row.
+
+        Does not wait for a locked database: raises StoreUnavailable at once.
+        """
         await self._do(
+            operations.without_waiting,
             sql.load_queries().keep_resume_token,
             client_id=client_id,
             resume_sha256=resume_sha256,

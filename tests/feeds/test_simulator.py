@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from odin.clock import ManualClock
 from odin.feeds.base import Feed
-from odin.feeds.simulator import CHEAPEST, DEAREST, SLICE_TICKS, Simulator, Walk
+from odin.feeds.simulator import CHEAPEST, DEAREST, DEPTH_LEVELS, SLICE_TICKS, Simulator, Walk
 from odin.model import Instrument, InstrumentKey, Tick
 from tests.feeds.fake_time import FakeTime, settle
 
@@ -338,3 +338,94 @@ def test_every_tick_is_on_the_grid_in_the_band_and_consistent(
 def test_an_impossible_tick_size_is_replaced(tick_size: float) -> None:
     walk = Walk(instrument(1, tick_size=tick_size), Random(3), 100.0)
     assert all(Decimal(repr(walk.step(0).ltp)) % Decimal("0.05") == 0 for _ in range(50))
+
+
+# ---------------------------------------------------------------------- the full mode
+
+
+async def test_the_full_mode_adds_details_and_changes_nothing_else() -> None:
+    plain, full = Market(), Market()
+    subject, other = instrument(1), instrument(2)
+    for market in (plain, full):
+        async with market.running():
+            market.simulator.want([subject, other])
+            await market.advance(3)
+            if market is full:
+                market.simulator.want([subject], "full")
+            await market.advance(10)
+    assert [tick._replace(detail=None) for tick in full.ticks] == plain.ticks
+    assert all(tick.detail is None for tick in full.of(other))
+    details = [tick.detail is not None for tick in full.of(subject)]
+    assert details == sorted(details), "from the moment it was wanted on"
+    assert 0 < sum(details) < len(details)
+
+
+async def test_details_depend_on_the_tick_alone() -> None:
+    early, late = Market(rate_hz=1), Market(rate_hz=50)
+    for market in (early, late):
+        async with market.running():
+            market.simulator.want([instrument(1)], "full" if market is early else "quote")
+            await market.advance(0.1)
+            market.simulator.want([instrument(1)], "full")
+            await market.advance(10)
+    both = zip(early.ticks, late.ticks, strict=False)
+    shared = [(one, other) for one, other in both if other.detail is not None]
+    assert len(shared) >= 5
+    for one, other in shared:
+        assert one.detail == other.detail
+
+
+async def test_less_than_full_is_wanted_again_without_details() -> None:
+    market = Market()
+    subject = instrument(1)
+    async with market.running():
+        for mode in ("full", "ltp", "full", "quote"):
+            market.simulator.want([subject], mode)  # type: ignore[arg-type]
+            await market.advance(1.1)
+            assert (market.ticks[-1].detail is not None) == (mode == "full")
+        market.simulator.want([subject], "full")
+        market.simulator.unwant([subject.key])
+        market.simulator.want([subject])
+        await market.advance(1.1)
+        assert market.ticks[-1].detail is None
+
+
+@given(
+    st.integers(0, 2**32),
+    st.floats(0.05, 50_000),
+    st.sampled_from([0.0025, 0.01, 0.05, 1.0]),
+    st.integers(1, 1200),
+)
+def test_an_order_book_is_plausible(seed: int, close: float, tick_size: float, lot: int) -> None:
+    walk = Walk(instrument(1, close, tick_size=tick_size, lot_size=lot), Random(seed), close)
+    step = Decimal(repr(tick_size))
+    for n in range(20):
+        tick = walk.step(n)
+        detail = walk.detail()
+        assert detail == walk.detail(), "it depends on the tick alone"
+        assert detail.depth is not None
+        assert tick.low is not None
+        assert tick.high is not None
+        assert detail.avg_price is not None
+        assert tick.low <= detail.avg_price <= tick.high
+        buy, sell = detail.depth.buy, detail.depth.sell
+        assert 1 <= len(buy) <= len(sell) == DEPTH_LEVELS
+        bids, asks = [level.price for level in buy], [level.price for level in sell]
+        assert bids == sorted(bids, reverse=True)
+        assert asks == sorted(asks)
+        assert bids[0] == tick.ltp < asks[0]
+        for side, total in ((buy, detail.total_buy_qty), (sell, detail.total_sell_qty)):
+            for level in side:
+                assert level.price > 0
+                assert Decimal(repr(level.price)) % step == 0
+                assert level.quantity % lot == 0
+                assert 0 < level.orders <= level.quantity // lot
+            assert total is not None
+            assert total > sum(level.quantity for level in side)
+
+
+def test_nobody_trades_an_index() -> None:
+    walk = Walk(instrument(1, kind="index"), Random(1), 24_700.0)
+    walk.step(1)
+    detail = walk.detail()
+    assert (detail.depth, detail.avg_price, detail.total_buy_qty) == (None, None, None)

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from odin.market.history import parse_daily, summarise, window_start
 from odin.market.quotes import MAX_AHEAD_NS, QuoteBoard
 from odin.metrics import Metrics
-from odin.model import MAX_PRICE, Instrument, InstrumentKey, Quote, Tick, YearSummary
+from odin.model import (
+    MAX_PRICE,
+    Depth,
+    Detail,
+    Instrument,
+    InstrumentKey,
+    Level,
+    Quote,
+    Tick,
+    YearSummary,
+)
 from tests.support.shared import shared
 
 RELIANCE = InstrumentKey("NSE", "CM", 2885)
@@ -552,6 +562,58 @@ def test_a_forgotten_instrument_begins_anew() -> None:
     assert (quote.open, quote.week_52_high) == (1365.5, 1551.0)
 
 
+# ---------------------------------------------------------------- beyond the quote
+
+DEPTH = Depth((Level(1365.45, 10, 2),), (Level(1365.55, 20, 3),))
+
+
+def test_what_a_feed_tells_beyond_the_quote_is_kept_beside_it(desk: Desk) -> None:
+    assert desk.board.detail(RELIANCE) is None
+    plain = desk.tick(1365.5)
+    assert desk.board.detail(RELIANCE) is None
+    detail = Detail(1366.12, 100, 200, 0, DEPTH)
+    quote = desk.tick(1365.5, detail=detail)
+    assert desk.board.detail(RELIANCE) == detail
+    assert quote == plain, "a quote does not show it"
+    assert desk.board.detail(STRANGER) is None
+
+
+def test_what_a_detail_is_silent_about_stays_as_it_was(desk: Desk) -> None:
+    desk.tick(1365.5, detail=Detail(1366.12, 100, 200, 7, DEPTH))
+    desk.tick(1365.5, detail=Detail(total_buy_qty=90))
+    desk.tick(1365.5)
+    assert desk.board.detail(RELIANCE) == Detail(1366.12, 90, 200, 7, DEPTH)
+    empty = Depth((), ())
+    desk.tick(1365.5, detail=Detail(depth=empty))
+    assert desk.board.detail(RELIANCE) == Detail(1366.12, 90, 200, 7, empty)
+
+
+def test_a_dropped_tick_tells_nothing(desk: Desk) -> None:
+    desk.tick(1365.5, THU_MS + 5, detail=Detail(oi=1))
+    assert desk.offer(1365.5, THU_MS, detail=Detail(oi=2)) is None
+    assert desk.offer(-1.0, THU_MS + 6, detail=Detail(oi=2)) is None
+    assert desk.board.detail(RELIANCE) == Detail(oi=1)
+
+
+def test_details_end_with_their_day(desk: Desk) -> None:
+    desk.tick(1365.5, detail=Detail(1366.12, 100, 200, 7, DEPTH))
+    desk.now_ns += DAY_MS * 1_000_000
+    desk.tick(1365.5, FRI_MS)
+    assert desk.board.detail(RELIANCE) is None
+
+
+def test_a_quote_says_its_source_where_it_is_told_one(desk: Desk) -> None:
+    quote = desk.board.apply(Tick(RELIANCE, THU_MS, 1365.5), NOW_NS, source="kite")
+    assert quote is not None
+    assert quote.source == "kite"
+    assert desk.board.quote(RELIANCE) == quote
+    desk.board.load_history({RELIANCE: YEAR}, "2025-09-04")
+    corrected = desk.board.quote(RELIANCE)
+    assert corrected is not None
+    assert corrected.source == "kite"
+    assert b"source" not in msgspec.json.encode(desk.tick(1365.5, THU_MS + 1))
+
+
 # ---------------------------------------------------------------- whatever a feed sends
 
 numbers = st.one_of(
@@ -594,7 +656,7 @@ def test_every_quote_is_sound_and_every_drop_is_counted(stream: list[Tick]) -> N
         if quote.is_new_week_52_high:
             assert quote.ltp == quote.high == quote.week_52_high
         read = orjson.loads(msgspec.json.encode(quote))
-        assert read == msgspec.structs.asdict(quote)
+        assert read == msgspec.to_builtins(quote)
     assert made + sum(desk.dropped) == len(stream)
 
 
@@ -652,6 +714,17 @@ def test_prices_before_the_opening_are_shown_but_are_no_part_of_the_day(desk: De
     assert (first.open, first.high, first.low) == (17600.0, 17600.0, 17600.0)
     second = desk.tick(17610.0, opening_ms + 1000)
     assert (second.open, second.high, second.low) == (17600.0, 17610.0, 17600.0)
+
+
+def test_yesterdays_volume_under_todays_time_does_not_outlive_the_opening(desk: Desk) -> None:
+    """A feed without times of its own shows yesterday's state to whoever subscribes early."""
+    yesterday = Tick(RELIANCE, THU_MS - 900_000, 1360.0, volume=9_000_000, high=1400.0)
+    early = desk.board.apply(yesterday, NOW_NS, is_pre_open=True)
+    assert early is not None
+    assert early.volume == 9_000_000
+    first = desk.board.apply(Tick(RELIANCE, THU_MS, 1365.5, volume=120), NOW_NS)
+    assert first is not None
+    assert (first.volume, first.high) == (120, 1365.5)
 
 
 def test_prices_before_the_opening_leave_the_year_alone() -> None:

@@ -97,7 +97,11 @@ async def test_a_change_carries_all_it_was_given(bench: Bench) -> None:
 
     bench.store.apply_changes = keep  # type: ignore[method-assign]
     await bench.journal.record("a", add=[SBIN], remove=[SBIN.key], now_ms=7)
-    assert seen == [Change("a", (SBIN,), (SBIN.key,), 7)]
+    await bench.journal.record("a", modes=[(SBIN.key, "full")])
+    assert seen == [
+        Change("a", (SBIN,), (SBIN.key,), 7),
+        Change("a", (), (), 0, modes=((SBIN.key, "full"),)),
+    ]
 
 
 async def test_a_lock_is_waited_for_once_until_it_is_gone(bench: Bench) -> None:

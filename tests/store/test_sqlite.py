@@ -151,6 +151,23 @@ async def test_subscribing_again_moves_to_the_end(store: SqliteStore) -> None:
     assert [item.key for item in await store.load_subscriptions("a")] == [RELIANCE, SBIN]
 
 
+async def test_a_mode_changes_in_its_place(store: SqliteStore) -> None:
+    full = subscription(SBIN)._replace(mode="full")
+    await store.apply_changes([Change("a", (full, subscription(RELIANCE)), (), NOW_MS)])
+    await store.apply_changes([change("b", SBIN, RELIANCE)])
+    await store.apply_changes(
+        [
+            Change("a", (), (), NOW_MS, modes=((SBIN, "ltp"), (NIFTY, "full"))),
+            Change("stranger", (), (), NOW_MS, modes=((SBIN, "ltp"),)),
+            Change("a", (), (), NOW_MS, modes=((RELIANCE, "full"),)),
+        ]
+    )
+    held = await store.load_subscriptions("a")
+    assert [(item.key, item.mode) for item in held] == [(SBIN, "ltp"), (RELIANCE, "full")]
+    assert {item.mode for item in await store.load_subscriptions("b")} == {"quote"}
+    assert {row.client_id for row in await store.clients()} == {"a", "b"}
+
+
 async def test_in_one_batch_a_clients_changes_come_in_order(store: SqliteStore) -> None:
     await store.apply_changes(
         [
@@ -185,6 +202,8 @@ async def test_a_row_appears_with_the_first_subscription_only(store: SqliteStore
         change("\ud800", SBIN),
         Change("a", (Subscription(SBIN, "", 1),), (), NOW_MS),
         Change("a", (), (InstrumentKey("NSE", "CM", 2**64),), NOW_MS),
+        Change("a", (subscription(SBIN)._replace(mode="all"),), (), NOW_MS),  # type: ignore[arg-type]
+        Change("good", (), (), NOW_MS, modes=((SBIN, "all"),)),  # type: ignore[arg-type]
     ],
 )
 async def test_a_bad_change_undoes_its_whole_batch(store: SqliteStore, bad: Change) -> None:
@@ -407,7 +426,7 @@ async def fill(store: SqliteStore) -> None:
     await store.save_instruments(
         [Instrument(SBIN, "SBIN", "EQ"), Instrument(RELIANCE, "RELIANCE", "EQ")], [], "x", NOW_MS
     )
-    renamed = Subscription(RELIANCE, "RELIANCE OLD", 1_756_971_590_198)
+    renamed = Subscription(RELIANCE, "RELIANCE OLD", 1_756_971_590_198, "full")
     unlisted = Subscription(InstrumentKey("BSE", "CM", 1), "GONE", 1_756_971_590_198)
     today_ms = await store._do(
         lambda c: c.execute("SELECT strftime('%s', 'now') * 1000").fetchone()[0]
@@ -421,13 +440,13 @@ async def test_the_views_are_for_people(store: SqliteStore, path: Path) -> None:
     await fill(store)
     with closing(sqlite3.connect(path)) as other:
         listed = other.execute(
-            "SELECT position, symbol, symbol_when_subscribed, is_listed, subscribed_ist"
+            "SELECT position, symbol, symbol_when_subscribed, is_listed, mode, subscribed_ist"
             " FROM client_subscriptions WHERE client_id = 'idle' ORDER BY position"
         ).fetchall()
         assert listed == [
-            (1, "SBIN", "SBIN", 1, "2025-09-04 13:09:50"),
-            (2, "RELIANCE", "RELIANCE OLD", 1, "2025-09-04 13:09:50"),
-            (3, "GONE", "GONE", 0, "2025-09-04 13:09:50"),
+            (1, "SBIN", "SBIN", 1, "quote", "2025-09-04 13:09:50"),
+            (2, "RELIANCE", "RELIANCE OLD", 1, "full", "2025-09-04 13:09:50"),
+            (3, "GONE", "GONE", 0, "quote", "2025-09-04 13:09:50"),
         ]
         active = other.execute("SELECT client_id, subscriptions FROM active_clients").fetchall()
         assert active == [("new", 1), ("idle", 3)]
@@ -529,3 +548,30 @@ async def test_clients_of_the_first_schema_are_kept_by_the_second(path: Path) ->
         )
         await store.forget("a")  # the foreign key holds on
         assert await store.load_subscriptions("a") == []
+
+
+async def test_subscriptions_of_the_second_schema_are_kept_as_quotes(path: Path) -> None:
+    """Made by the statements that the version before modes used."""
+    made = [subscription(NIFTY, "NIFTY 50", 3), subscription(SBIN, "SBIN", 1)]
+
+    def fill_second_schema(db: sqlite3.Connection) -> None:
+        sql.migrate(db, sql.load_migrations()[:2], NOW_MS)
+        db.execute("INSERT INTO clients VALUES ('a', 1, 2, ?)", ("0" * 64,))
+        for item in made:
+            db.execute(
+                "INSERT INTO subscriptions"
+                " (client_id, exchange, segment, token, symbol, subscribed_ms)"
+                " VALUES ('a', ?, ?, ?, ?, ?)",
+                (*item.key, item.symbol, item.subscribed_ms),
+            )
+
+    async with await SqliteStore.open(path, migrate=False) as store:
+        await store._do(fill_second_schema)
+        assert await store.migrate() == ["0003_modes"]
+        assert await store.load_subscriptions("a") == made
+        assert await store.resume_sha256("a") == "0" * 64
+    async with await SqliteStore.open(path) as store:
+        await store.apply_changes([Change("a", (), (), NOW_MS, modes=((SBIN, "full"),))])
+        expected = [made[0], made[1]._replace(mode="full")]
+        assert await store.load_subscriptions("a") == expected
+        assert (await store.status(check=True)).integrity == "ok"

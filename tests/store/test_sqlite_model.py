@@ -9,14 +9,24 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from odin.metrics import Metrics
-from odin.model import InstrumentKey, Subscription
+from odin.model import MODES, InstrumentKey, Mode, Subscription
 from odin.store.journal import Journal
 from odin.store.sqlite import SqliteStore
 from tests.store.samples import subscription
 
 clients = st.sampled_from(["alice", "bob"])
 keys = st.builds(InstrumentKey, st.just("NSE"), st.sampled_from(["CM", "INDEX"]), st.integers(0, 3))
-requests = st.tuples(clients, st.lists(keys, max_size=4), st.lists(keys, max_size=4))
+modes = st.sampled_from(MODES)
+requests = st.tuples(
+    clients,
+    st.lists(keys, max_size=4),
+    st.lists(keys, max_size=4),
+    modes,
+    st.lists(st.tuples(keys, modes), max_size=3),
+)
+Request = tuple[
+    str, list[InstrumentKey], list[InstrumentKey], Mode, list[tuple[InstrumentKey, Mode]]
+]
 
 
 class StoreModel(RuleBasedStateMachine):
@@ -41,18 +51,23 @@ class StoreModel(RuleBasedStateMachine):
         await self.store.close()
 
     @rule(batch=st.lists(requests, min_size=1, max_size=5))
-    def record_together(self, batch: list[tuple[str, list[InstrumentKey], list[InstrumentKey]]]):
+    def record_together(self, batch: list[Request]) -> None:
         self.now_ms += 1
         waiting = []
-        for client, added, removed in batch:
-            subscriptions = [subscription(key, "S", self.now_ms) for key in added]
-            waiting.append((client, subscriptions, removed, self.now_ms))
+        for client, added, removed, mode, changed in batch:
+            subscriptions = [
+                subscription(key, "S", self.now_ms)._replace(mode=mode) for key in added
+            ]
+            waiting.append((client, subscriptions, removed, self.now_ms, None, changed))
             held = self.model.get(client, {})
             for key in removed:
                 held.pop(key, None)
             for item in subscriptions:
                 self.model.setdefault(client, held).pop(item.key, None)
                 held[item.key] = item
+            for key, new_mode in changed:
+                if key in held:
+                    held[key] = held[key]._replace(mode=new_mode)
             if removed and not held:
                 self.model.pop(client, None)
 

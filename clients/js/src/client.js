@@ -10,12 +10,14 @@
  * @typedef {import("./odin-client.d.ts").Json} Json
  * @typedef {import("./odin-client.d.ts").Welcome} Welcome
  * @typedef {import("./odin-client.d.ts").MarketStatus} MarketStatus
+ * @typedef {import("./odin-client.d.ts").Mode} Mode
  * @typedef {import("./odin-client.d.ts").ClientOptions} ClientOptions
  */
 
 import { MessageReader } from "./encodings.js";
 import { ConnectFailed, ConnectionClosed, OdinError, RequestError, RequestTimeout, TakenOver } from "./errors.js";
 import {
+  decodeGap,
   decodeMarketStatus,
   decodeQuote,
   decodeSnapshot,
@@ -24,16 +26,15 @@ import {
   decodeUnsubscribe,
   decodeWelcome,
   keyOf,
-  nameOf,
+  missingOf,
   namesOf,
 } from "./messages.js";
 import { Identity, isNotNeeded } from "./identity.js";
-import { addressOf, settingsOf } from "./options.js";
+import { addressOf, importWs, settingsOf } from "./options.js";
 import { QuoteStream } from "./quotes.js";
 import { RequestTable, requestError } from "./requests.js";
 import { ABNORMAL, CLIENT_CLOSED, STEADY_AFTER_MS, TAKEN_OVER, isRefusal, reconnectDelayMs } from "./reconnect.js";
 
-const RESTORE_BATCH = 500;
 const RESTORE_AGAIN_MS = 5_000;
 /** Changes in quick succession are followed by one look at the server's list. */
 const LIST_AFTER_MS = 250;
@@ -61,7 +62,7 @@ export class OdinClient extends EventTarget {
   #linkTimers = new Set();
   #requests = new RequestTable();
   /** The server's list as it last stated it, @type {Subscription[]} */ #listed = [];
-  /** and the changes it acknowledged since. @type {[string, string[]][]} */ #changes = [];
+  /** and the changes it acknowledged since. @type {[string, string[], Mode?][]} */ #changes = [];
   #isListDue = false;
   /** @type {Map<string, string>} */ #seen = new Map();
   /** @type {Set<QuoteStream>} */ #streams = new Set();
@@ -134,10 +135,11 @@ export class OdinClient extends EventTarget {
 
   // ---------------------------------------------------------------- requests
 
-  /** Subscribe symbols or tokens. What could not be found is in `failed` of the result.
-   * @param {string | Iterable<string | number>} stocks */
-  async subscribe(stocks) {
-    return decodeSubscribe(await this.#change("subscribe", namesOf(stocks)));
+  /** Subscribe symbols or tokens. What could not be found is in `failed` of the result. A mode is
+   * also for stocks that are held; the server keeps it.
+   * @param {string | Iterable<string | number>} stocks @param {Mode} [mode] */
+  async subscribe(stocks, mode) {
+    return decodeSubscribe(await this.#change("subscribe", namesOf(stocks), mode));
   }
 
   /** @param {string | Iterable<string | number>} stocks */
@@ -287,16 +289,14 @@ export class OdinClient extends EventTarget {
   /** Ask again for what the server no longer has; resolves to whether that was possible. */
   async #restore() {
     return this.#survive(async () => {
-      const held = new Set(decodeSubscriptions(await this.#ask("get_subscriptions")).map(keyOf));
-      const missing = this.#listed.filter((stock) => !held.has(keyOf(stock))).map(nameOf);
-      for (let start = 0; start < missing.length; start += RESTORE_BATCH) {
-        const batch = missing.slice(start, start + RESTORE_BATCH);
-        const { failed } = decodeSubscribe(await this.#ask("subscribe", batch));
+      const held = decodeSubscriptions(await this.#ask("get_subscriptions"));
+      for (const [batch, mode] of missingOf(this.#listed, held)) {
+        const { failed } = decodeSubscribe(await this.#ask("subscribe", batch, mode));
         for (const { code, stock, message } of failed) {
           this.#emit("error", new RequestError(code, `${stock} was not restored: ${message}`));
         }
       }
-      for (const [action, stocks] of [...this.#changes]) await this.#ask(action, stocks);
+      for (const change of [...this.#changes]) await this.#ask(...change);
       await this.#list();
     });
   }
@@ -378,8 +378,9 @@ export class OdinClient extends EventTarget {
       const key = keyOf(quote);
       // Each connection begins with the last known quotes; what was seen is no news.
       const isRestored = quote.isSnapshot && !this.#isReady;
-      if (isRestored && this.#seen.has(key) && this.#seen.get(key) === quote.last_updated) return;
-      this.#seen.set(key, quote.last_updated);
+      const state = [quote.mode, quote.last_updated, quote.timestamp, quote.ltp].join();
+      if (isRestored && this.#seen.get(key) === state) return;
+      this.#seen.set(key, state);
       for (const stream of this.#streams) stream.put(quote);
       this.#emit("quote", quote);
     } else if (message.type === "welcome") {
@@ -394,18 +395,18 @@ export class OdinClient extends EventTarget {
         const status = decodeMarketStatus(message);
         this.#isMarketOpen = status.market_open;
         this.#emit("status", status);
-      }
+      } else if (message.type === "feed_gap") this.#emit("gap", decodeGap(message));
       if (!isNotNeeded(message) && !this.#requests.take(message) && message.type === "error") {
         this.#emit("error", requestError(message));
       }
     }
   }
 
-  /** @param {string} action @param {string[]} stocks */
-  async #change(action, stocks) {
+  /** @param {string} action @param {string[]} stocks @param {Mode} [mode] */
+  async #change(action, stocks, mode) {
     try {
-      const answer = await this.#request(action, stocks);
-      this.#changes.push([action, stocks]);
+      const answer = await this.#request(action, stocks, mode);
+      this.#changes.push([action, stocks, mode]);
       return answer;
     } finally {
       this.#listLater();
@@ -413,17 +414,18 @@ export class OdinClient extends EventTarget {
   }
 
   /** A request of the client itself: at once, and over the present connection alone.
-   * @param {string} action @param {string[]} [stocks] */
-  #ask(action, stocks) {
-    return this.#request(action, stocks, true);
+   * @param {string} action @param {string[]} [stocks] @param {Mode} [mode] */
+  #ask(action, stocks, mode) {
+    return this.#request(action, stocks, mode, true);
   }
 
-  /** @param {string} action @param {string[]} [stocks] @returns {Promise<Json>} */
-  #request(action, stocks = [], isUrgent = false) {
+  /** @param {string} action @param {string[]} [stocks] @param {Mode} [mode]
+   * @returns {Promise<Json>} */
+  #request(action, stocks = [], mode = undefined, isUrgent = false) {
     if (!this.#isStarted) {
       return Promise.reject(this.#error ?? new ConnectionClosed(CLIENT_CLOSED, "not connected"));
     }
-    const request = this.#requests.add(action, stocks, isUrgent);
+    const request = this.#requests.add(action, stocks, mode, isUrgent);
     const { requestTimeoutMs } = this.#options;
     const timer = this.#after(requestTimeoutMs, () =>
       request.reject(new RequestTimeout(action, requestTimeoutMs, this.#state)),
@@ -490,10 +492,4 @@ export class OdinClient extends EventTarget {
     if (error) this.#emit("error", error);
     this.#setState("closed");
   }
-}
-
-/** The name is in a variable so that bundlers for browsers do not look for it. */
-async function importWs() {
-  const name = "ws";
-  return (await import(name)).WebSocket;
 }

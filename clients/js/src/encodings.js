@@ -14,7 +14,12 @@ import { decodeMsgpack } from "./msgpack.js";
 export const FORMATS = ["json", "json-delta", "msgpack", "msgpack-delta", "binary"];
 
 const QUOTE = 1;
+const LAST_PRICE = 2;
+const FULL = 3;
 const QUOTE_BYTES = 120;
+const LAST_PRICE_BYTES = 48;
+const DETAIL_BYTES = 40;
+const LEVEL_BYTES = 24;
 /** @type {Record<string, number>} */
 const EXCHANGE_CODES = { NSE: 1, BSE: 2, MCX: 3, NCDEX: 4 };
 /** @type {Record<string, number>} */
@@ -25,6 +30,11 @@ const IS_NEW_LOW = 0x04;
 const HAS_CLOSE = 0x08;
 const HAS_YEAR = 0x10;
 const HAS_AVERAGE = 0x20;
+const HAS_AVG_PRICE = 0x01;
+const HAS_TOTAL_BUY = 0x02;
+const HAS_TOTAL_SELL = 0x04;
+const HAS_OI = 0x08;
+const HAS_DEPTH = 0x10;
 
 const NS_PER_S = 1_000_000_000n;
 const MS_PER_DAY = 86_400_000;
@@ -87,11 +97,48 @@ export class MessageReader {
 
   /** @param {DataView} view @returns {Json | null} */
   #decodeBinary(view) {
-    if (view.byteLength !== QUOTE_BYTES || view.getUint8(0) !== QUOTE) return null;
+    const length = view.byteLength;
+    const kind = length ? view.getUint8(0) : 0;
+    if (kind === QUOTE && length === QUOTE_BYTES) return this.#decodeQuote(view);
+    if (kind === LAST_PRICE && length === LAST_PRICE_BYTES) return this.#decodeLastPrice(view);
+    if (kind !== FULL || length < QUOTE_BYTES + DETAIL_BYTES) return null;
+    const levels = view.getUint8(QUOTE_BYTES + 1) + view.getUint8(QUOTE_BYTES + 2);
+    if (length !== QUOTE_BYTES + DETAIL_BYTES + levels * LEVEL_BYTES) return null;
+    const message = this.#decodeQuote(view);
+    Object.assign(message.data, detailOf(view));
+    message.mode = "full";
+    return message;
+  }
+
+  /** The stock that bytes 2 to 15 mean. @param {DataView} view */
+  #stockOf(view) {
     const codes = `${view.getUint8(2)},${view.getUint8(3)}`;
     const token = view.getBigUint64(8, true).toString();
     const stock = this.#stocks.get(`${codes}:${token}`);
     if (!stock) throw new OdinError(`a quote of the token ${token}, which was not named before`);
+    return { symbol: stock.symbol, token, exchange: stock.exchange };
+  }
+
+  /** @param {DataView} view @returns {Json} */
+  #decodeLastPrice(view) {
+    const { symbol, token, exchange } = this.#stockOf(view);
+    const flags = view.getUint8(1);
+    const unit = 10 ** view.getUint8(4);
+    const ltp = Number(view.getBigInt64(32, true)) / unit;
+    const close = flags & HAS_CLOSE ? Number(view.getBigInt64(40, true)) / unit : 0;
+    const percent_change = close ? ((ltp - close) / close) * 100 : 0;
+    const data = { ltp, percent_change, timestamp: Number(view.getBigInt64(24, true)) };
+    const timestamp = Number(view.getBigInt64(16, true));
+    /** @type {Json} */
+    const message = { type: "market_data", symbol, token, exchange, data, timestamp };
+    if (flags & IS_SNAPSHOT) message.snapshot = true;
+    message.mode = "ltp";
+    return message;
+  }
+
+  /** @param {DataView} view @returns {Json} */
+  #decodeQuote(view) {
+    const { symbol, token, exchange } = this.#stockOf(view);
     const flags = view.getUint8(1);
     const unit = 10 ** view.getUint8(4);
     const signed = (/** @type {number} */ offset) => Number(view.getBigInt64(offset, true));
@@ -101,7 +148,6 @@ export class MessageReader {
     const [ltp, high, low] = [price(56), price(72), price(80)];
     const close = flags & HAS_CLOSE ? price(88) : null;
     const hasYear = (flags & HAS_YEAR) !== 0;
-    const { symbol, exchange } = stock;
     // Without ...spread: an object that begins with one took ten times as long to make.
     const data = {
       symbol,
@@ -132,6 +178,29 @@ export class MessageReader {
     if (flags & IS_SNAPSHOT) message.snapshot = true;
     return message;
   }
+}
+
+/** What follows the quote in a full one. @param {DataView} view */
+function detailOf(view) {
+  const flags = view.getUint8(QUOTE_BYTES);
+  const buyCount = view.getUint8(QUOTE_BYTES + 1);
+  const unit = 10 ** view.getUint8(4);
+  const unsigned = (/** @type {number} */ offset) => Number(view.getBigUint64(offset, true));
+  /** @type {Json} */
+  const detail = {};
+  if (flags & HAS_AVG_PRICE) detail.avg_price = Number(view.getBigInt64(128, true)) / unit;
+  if (flags & HAS_TOTAL_BUY) detail.total_buy_qty = unsigned(136);
+  if (flags & HAS_TOTAL_SELL) detail.total_sell_qty = unsigned(144);
+  if (flags & HAS_OI) detail.oi = unsigned(152);
+  if (flags & HAS_DEPTH) {
+    const levels = [];
+    for (let at = QUOTE_BYTES + DETAIL_BYTES; at < view.byteLength; at += LEVEL_BYTES) {
+      const price = Number(view.getBigInt64(at, true)) / unit;
+      levels.push({ price, quantity: unsigned(at + 8), orders: view.getUint32(at + 16, true) });
+    }
+    detail.depth = { buy: levels.slice(0, buyCount), sell: levels.slice(buyCount) };
+  }
+  return detail;
 }
 
 /** Writes instants as the server does. The part up to the second is kept between calls: quotes come

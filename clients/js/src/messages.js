@@ -5,7 +5,9 @@
  *
  * @typedef {import("./odin-client.d.ts").FailedStock} FailedStock
  * @typedef {import("./odin-client.d.ts").Json} Json
+ * @typedef {import("./odin-client.d.ts").Gap} Gap
  * @typedef {import("./odin-client.d.ts").MarketStatus} MarketStatus
+ * @typedef {import("./odin-client.d.ts").Mode} Mode
  * @typedef {import("./odin-client.d.ts").Quote} Quote
  * @typedef {import("./odin-client.d.ts").Subscription} Subscription
  * @typedef {import("./odin-client.d.ts").Welcome} Welcome
@@ -13,19 +15,29 @@
 
 import { OdinError } from "./errors.js";
 
+const RESTORE_BATCH = 500;
+
 /** @param {Json} message @returns {Quote} */
 export function decodeQuote(message) {
-  const data = message.data;
+  const { mode = "quote", symbol, token, exchange } = message;
+  // That of the ltp mode leaves what identifies its stock to the message.
+  const data = mode === "ltp" ? { symbol, token, exchange, ...message.data } : message.data;
   for (const field of ["symbol", "token", "exchange", "ltp"]) {
     if (data?.[field] === undefined) throw new OdinError(`a quote without ${field}`);
   }
-  return { ...data, sentMs: message.timestamp ?? null, isSnapshot: message.snapshot === true };
+  return { ...data, sentMs: message.timestamp ?? null, isSnapshot: message.snapshot === true, mode };
+}
+
+/** @param {Json} message @returns {Gap} */
+export function decodeGap(message) {
+  const { feed, from, to } = message.data;
+  return { feed, fromMs: from, toMs: to };
 }
 
 /** @param {Json} message @returns {Subscription[]} */
 export function decodeSubscriptions(message) {
   const { subscribed_tokens: tokens, subscribed_symbols: symbols } = message.data;
-  const exchanges = message.data.subscribed_exchanges;
+  const { subscribed_exchanges: exchanges, subscribed_modes: modes } = message.data;
   if (tokens.length !== symbols.length) {
     throw new OdinError("a subscriptions message whose tokens and symbols are not aligned");
   }
@@ -33,6 +45,7 @@ export function decodeSubscriptions(message) {
     symbol: symbols[i],
     token,
     exchange: exchanges?.[i] ?? null,
+    mode: modes?.[i] ?? "quote",
   }));
 }
 
@@ -90,6 +103,29 @@ export const nameOf = (stock) => (stock.exchange ? `${stock.exchange}:${stock.sy
 
 /** @param {{symbol: string, token: string, exchange: string | null}} stock */
 export const keyOf = (stock) => `${stock.exchange}:${stock.token}:${stock.symbol}`;
+
+/**
+ * The names of what is listed and not held, in requests of one mode. Held stocks keep the mode that
+ * the server has for them.
+ * @param {Subscription[]} listed @param {Subscription[]} held @returns {[string[], Mode][]}
+ */
+export function missingOf(listed, held) {
+  const known = new Set(held.map(keyOf));
+  /** @type {Map<Mode, string[]>} */
+  const names = new Map();
+  for (const stock of listed) {
+    if (known.has(keyOf(stock))) continue;
+    names.set(stock.mode, [...(names.get(stock.mode) ?? []), nameOf(stock)]);
+  }
+  /** @type {[string[], Mode][]} */
+  const requests = [];
+  for (const [mode, stocks] of names) {
+    for (let start = 0; start < stocks.length; start += RESTORE_BATCH) {
+      requests.push([stocks.slice(start, start + RESTORE_BATCH), mode]);
+    }
+  }
+  return requests;
+}
 
 /** @param {string | Iterable<string | number>} stocks */
 export const namesOf = (stocks) => (typeof stocks === "string" ? [stocks] : Array.from(stocks, String));

@@ -6,10 +6,27 @@ export type State = "closed" | "connecting" | "connected" | "reconnecting";
 /** How quotes are encoded on their way; programs get the same in every format. */
 export type Format = "json" | "json-delta" | "msgpack" | "msgpack-delta" | "binary";
 
+/** How much of a stock's quotes is sent: the last price, the quote, or the order book as well. */
+export type Mode = "ltp" | "quote" | "full";
+
 /** What the server understands as a stock: "SBIN", "2885", 2885, "BSE:500112". */
 export type Stocks = string | Iterable<string | number>;
 
-/** The state of one stock, as the wire has it. Prices are in rupees; null means not known. */
+/** One price of the order book. */
+export interface Level {
+  price: number;
+  quantity: number;
+  orders: number;
+}
+
+/** The best levels of the order book, best first. */
+export interface Depth {
+  buy: Level[];
+  sell: Level[];
+}
+
+/** The state of one stock, as the wire has it. Prices are in rupees; null means not known. In the
+ * ltp mode only what names it, `ltp`, `percent_change` and `timestamp` are there. */
 export interface Quote {
   symbol: string;
   /** The exchange's number of the instrument. */
@@ -43,6 +60,19 @@ export interface Quote {
   sentMs: number | null;
   /** The last known state rather than a new trade: sent when a subscription begins. */
   isSnapshot: boolean;
+  /** What it was sent as. The fields below but the source are there in the full mode alone, as far as
+   * the feed tells them. */
+  mode: Mode;
+  /** Average traded price of the day. */
+  avg_price?: number;
+  /** Quantity of all buy orders in the book. */
+  total_buy_qty?: number;
+  total_sell_qty?: number;
+  /** Open interest of a derivative. */
+  oi?: number;
+  depth?: Depth;
+  /** The server's feed that it came from, where it has several. */
+  source?: string;
 }
 
 /** Why one stock of a request was not carried out. */
@@ -73,6 +103,15 @@ export interface Subscription {
   token: string;
   /** null where the server does not say. */
   exchange: string | null;
+  mode: Mode;
+}
+
+/** A stretch of an open market of which a feed of the server delivered nothing; ms since 1970. */
+export interface Gap {
+  feed: string;
+  /** Market time of the last tick before it. */
+  fromMs: number;
+  toMs: number;
 }
 
 export interface Snapshot {
@@ -82,7 +121,7 @@ export interface Snapshot {
 
 export interface Feed {
   name: string;
-  state: "idle" | "connecting" | "streaming" | "stale" | "backoff" | "rejected" | "stopped";
+  state: "idle" | "connecting" | "authenticating" | "streaming" | "stale" | "backoff" | "rejected" | "stopped";
   stale: boolean;
 }
 
@@ -103,6 +142,8 @@ export interface MarketStatus {
   /** The data is not the real market's. */
   simulated?: boolean;
   feed?: Feed;
+  /** Each source by itself. */
+  feeds?: Feed[];
 }
 
 /** What the server says first, as the wire has it. */
@@ -153,6 +194,8 @@ export interface ClientEvents {
   quote: Quote;
   /** Every market status, asked for or pushed. */
   status: MarketStatus;
+  /** Every stretch of time of which the server's feed delivered nothing. */
+  gap: Gap;
   /** Every new state of the client. */
   state: State;
   /** The first message of each connection. */
@@ -184,7 +227,8 @@ export declare class OdinClient extends EventTarget {
   connect(): Promise<void>;
   /** End every request and stream. The subscriptions stay stored for this client_id. */
   close(): void;
-  subscribe(stocks: Stocks): Promise<SubscribeResult>;
+  /** A mode is also for stocks that are held; without one new stocks get "quote". */
+  subscribe(stocks: Stocks, mode?: Mode): Promise<SubscribeResult>;
   unsubscribe(stocks: Stocks): Promise<UnsubscribeResult>;
   /** The server's list for this client_id, in subscription order. */
   subscriptions(): Promise<Subscription[]>;

@@ -38,3 +38,9 @@ export function settingsOf({ clientId, apiKey, resumeToken, WebSocket, format = 
   };
   return { clientId, apiKey, resumeToken, WebSocket, settings };
 }
+
+/** The name is in a variable so that bundlers for browsers do not look for it. */
+export async function importWs() {
+  const name = "ws";
+  return (await import(name)).WebSocket;
+}

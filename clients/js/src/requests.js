@@ -17,12 +17,14 @@ export class Request {
    * @param {string} id
    * @param {string} action
    * @param {string[]} stocks
+   * @param {string | undefined} mode
    * @param {boolean} isUrgent a request of the client itself, over the present connection alone
    * @param {() => void} onSettled
    */
-  constructor(id, action, stocks, isUrgent, onSettled) {
+  constructor(id, action, stocks, mode, isUrgent, onSettled) {
     const body = { type: "request", action, request_id: id };
-    this.frame = JSON.stringify(stocks.length ? { ...body, stocks } : body);
+    const asked = stocks.length ? { ...body, stocks } : body;
+    this.frame = JSON.stringify(mode === undefined ? asked : { ...asked, mode });
     this.isUrgent = isUrgent;
     this.answer = new Promise((/** @type {(answer: Json) => void} */ resolve, reject) => {
       this.resolve = (/** @type {Json} */ answer) => (onSettled(), resolve(answer));
@@ -36,10 +38,11 @@ export class RequestTable {
   /** @type {Map<string, Request>} */ #open = new Map();
   #lastId = 0;
 
-  /** @param {string} action @param {string[]} stocks @param {boolean} isUrgent */
-  add(action, stocks, isUrgent) {
+  /** @param {string} action @param {string[]} stocks @param {string | undefined} mode
+   * @param {boolean} isUrgent */
+  add(action, stocks, mode, isUrgent) {
     const id = String((this.#lastId += 1));
-    const request = new Request(id, action, stocks, isUrgent, () => this.#open.delete(id));
+    const request = new Request(id, action, stocks, mode, isUrgent, () => this.#open.delete(id));
     this.#open.set(id, request);
     return request;
   }

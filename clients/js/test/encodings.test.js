@@ -26,8 +26,10 @@ function readerOf({ format, instruments }) {
 }
 
 describe("the shared messages", () => {
-  test("cover every format but json", () => {
-    assert.deepEqual(new Set(VECTORS.map(({ format }) => format)), new Set(FORMATS.slice(1)));
+  test("cover every format and mode", () => {
+    assert.deepEqual(new Set(VECTORS.map(({ format }) => format)), new Set(FORMATS));
+    const modes = VECTORS.flatMap(({ messages }) => messages.map(({ mode }) => mode));
+    assert.deepEqual(new Set(modes), new Set([undefined, "ltp", "full"]));
   });
 
   for (const one of VECTORS) {
@@ -41,7 +43,8 @@ describe("the shared messages", () => {
       });
       assert.deepEqual(messages, one.messages);
       const last = one.messages.at(-1);
-      const sent = { sentMs: last.timestamp, isSnapshot: last.snapshot === true };
+      const mode = last.mode ?? "quote";
+      const sent = { sentMs: last.timestamp, isSnapshot: last.snapshot === true, mode };
       assert.deepEqual(decodeQuote(whole), { ...one.quote, ...sent });
     });
   }
@@ -99,6 +102,24 @@ describe("binary", () => {
   for (const [decimals, price] of [[0, 136550], [2, 1365.5], [4, 13.655], [6, 0.13655], [8, 0.0013655]]) {
     test(`${decimals} decimals`, () => assert.equal(decoded(["Uint8", 4, decimals]).ltp, price));
   }
+
+  for (const name of ["binary_ltp", "binary_full", "binary_full_without_depth"]) {
+    test(`another length of ${name} is passed over`, () => {
+      const [frame] = framesOf(vector(name));
+      const reader = readerOf(vector(name));
+      for (let size = 0; size < frame.byteLength; size += 1) {
+        assert.equal(reader.decode(frame.slice(0, size)), null);
+      }
+      assert.throws(() => new MessageReader("binary").decode(frame), /which was not named before/);
+    });
+  }
+
+  test("a last price has no change without a close to compare with", () => {
+    const [frame] = framesOf(vector("binary_ltp"));
+    new DataView(frame).setUint8(1, 0);
+    const { data, snapshot } = readerOf(vector("binary_ltp")).decode(frame);
+    assert.deepEqual([data.percent_change, snapshot], [0, undefined]);
+  });
 
   test("a price may be below zero", () => assert.equal(decoded(["BigInt64", 56, -3763n]).ltp, -37.63));
 
@@ -219,7 +240,7 @@ describe("bytes that nobody meant", () => {
     });
   }
 
-  for (const one of VECTORS.filter(({ format }) => format !== "json-delta")) {
+  for (const one of VECTORS.filter(({ format }) => !format.startsWith("json"))) {
     test(`${one.name} with some bytes changed`, () => {
       const random = randomOf(52);
       const frames = framesOf(one);
@@ -297,11 +318,13 @@ describe("over a connection", () => {
       push(one);
       await quote.until((quotes) => quotes.length === one.frames.length);
       const last = one.messages.at(-1);
-      const sent = { sentMs: last.timestamp, isSnapshot: last.snapshot === true };
+      const mode = last.mode ?? "quote";
+      const sent = { sentMs: last.timestamp, isSnapshot: last.snapshot === true, mode };
       assert.deepEqual(quote.values.at(-1), { ...one.quote, ...sent });
       assert.deepEqual((await stream.next()).value, quote.values.at(-1));
       await client.ping();
-      const { delta, ...whole } = { ...last, data: one.quote };
+      const { symbol, token, exchange, ...unnamed } = one.quote;
+      const { delta, ...whole } = { ...last, data: mode === "ltp" ? unnamed : one.quote };
       const told = message.values.filter(({ type }) => type === "market_data");
       assert.deepEqual(told.at(-1), whole);
       assert.deepEqual(error.values, []);

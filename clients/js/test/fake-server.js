@@ -18,6 +18,7 @@ export function marketData(symbol, ltp = 100, updated = `u${ltp}`) {
 
 export class FakeServer extends EventEmitter {
   held = new Map();
+  modes = {};
   requests = [];
   clientIds = [];
   formats = [];
@@ -132,6 +133,9 @@ export class FakeServer extends EventEmitter {
     }
     if (action === "subscribe") {
       const known = symbols.filter((symbol) => symbol in STOCKS);
+      for (const symbol of known) {
+        if (asked.mode || !held.includes(symbol)) this.modes[symbol] = asked.mode ?? "quote";
+      }
       const all = [...new Set([...held, ...known])];
       this.held.set(clientId, all);
       const data = {
@@ -159,6 +163,7 @@ export class FakeServer extends EventEmitter {
         subscribed_tokens: held.map((symbol) => STOCKS[symbol]),
         subscribed_symbols: held,
         subscribed_exchanges: held.map(() => "NSE"),
+        subscribed_modes: held.map((symbol) => this.modes[symbol] ?? "quote"),
         total_subscribed: held.length,
       };
       return { ...echo, type: "subscriptions", data };

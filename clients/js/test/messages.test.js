@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import {
+  decodeGap,
   decodeMarketStatus,
   decodeQuote,
   decodeSnapshot,
@@ -9,6 +10,7 @@ import {
   decodeSubscriptions,
   decodeUnsubscribe,
   decodeWelcome,
+  missingOf,
   nameOf,
 } from "../src/messages.js";
 
@@ -21,6 +23,7 @@ const DECODERS = {
   market_status: decodeMarketStatus,
   subscriptions: decodeSubscriptions,
   snapshot: decodeSnapshot,
+  feed_gap: decodeGap,
   subscription_response: (message) =>
     message.data.action === "subscribe" ? decodeSubscribe(message) : decodeUnsubscribe(message),
   pong: (message) => message.status,
@@ -38,8 +41,34 @@ for (const file of readdirSync(VECTORS).filter((f) => /(?<!close_codes)\.json$/.
 test("the guide's quote keeps every bit", () => {
   const message = vector("market_data");
   const quote = decodeQuote(message);
-  assert.deepEqual(quote, { ...message.data, sentMs: message.timestamp, isSnapshot: false });
+  assert.deepEqual(quote, { ...message.data, sentMs: message.timestamp, isSnapshot: false, mode: "quote" });
   assert.equal(quote.percent_change, -0.5172665015299366);
+});
+
+test("a last price is named by its message", () => {
+  const { symbol, token, exchange, mode, ltp, open } = decodeQuote(vector("market_data_ltp"));
+  assert.deepEqual([symbol, token, exchange, mode, ltp], ["RELIANCE", "2885", "NSE", "ltp", 1365.5]);
+  assert.equal(open, undefined);
+});
+
+test("a full quote has its order book", () => {
+  const { mode, avg_price, oi, depth, source } = decodeQuote(vector("market_data_full"));
+  assert.deepEqual([mode, avg_price, oi, source], ["full", 1366.12, undefined, "kite"]);
+  assert.deepEqual(depth.sell, [{ price: 1365.55, quantity: 75, orders: 2 }]);
+});
+
+test("a gap has its two ends", () => {
+  const gap = { feed: "kite", fromMs: 1756971590198, toMs: 1756971602500 };
+  assert.deepEqual(decodeGap(vector("feed_gap")), gap);
+});
+
+test("what is missing is asked for by mode, 500 at once, whatever the mode of what is held", () => {
+  const listed = decodeSubscriptions(vector("subscriptions"));
+  assert.deepEqual(listed.map(({ mode }) => mode), ["quote", "ltp", "full"]);
+  const held = [{ ...listed[1], mode: "full" }];
+  assert.deepEqual(missingOf(listed, held), [[["NSE:SBIN"], "quote"], [["BSE:RELIANCE"], "full"]]);
+  const many = Array.from({ length: 1001 }, (_, n) => ({ ...listed[0], symbol: `S${n}` }));
+  assert.deepEqual(missingOf(many, []).map(([names]) => names.length), [500, 500, 1]);
 });
 
 test("a snapshot quote says so, and what is not known is null", () => {

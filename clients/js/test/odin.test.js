@@ -48,31 +48,37 @@ describe("against the odin server", { skip }, () => {
     await heard.until((quotes) => new Set(quotes.map((quote) => quote.token)).size === 2);
   });
 
-  test("every format brings the same quotes", async () => {
+  for (const mode of ["ltp", "quote", "full"]) {
+    test(`every format brings the same quotes in the ${mode} mode`, () => sameQuotes(mode));
+  }
+
+  async function sameQuotes(mode) {
     const trouble = [];
     const perTick = new Map();
     const complete = new Heard();
     for (const format of FORMATS) {
-      const { client, errors } = await connected(`format_${format}`, { format });
+      const { client, errors } = await connected(`${mode}_${format}`, { format });
       trouble.push(errors);
       assert.equal(client.welcome.format, format);
       client.on("quote", (quote) => {
         if (quote.isSnapshot) return; // each was sent at a time of its own
-        const tick = `${quote.symbol} ${quote.last_updated}`;
+        const tick = `${quote.symbol} ${quote.timestamp}`;
         perTick.set(tick, [...(perTick.get(tick) ?? []), quote]);
         if (perTick.get(tick).length === FORMATS.length) complete.add(tick);
       });
       // ADANIENT and the index BANKNIFTY share the token 25.
       const stocks = ["SBIN", "RELIANCE", "TCS", "INFY", "ITC", "NIFTY 50", "ADANIENT", "BANKNIFTY"];
-      assert.deepEqual((await client.subscribe(stocks)).failed, []);
+      assert.deepEqual((await client.subscribe(stocks, mode)).failed, []);
     }
     await complete.until((ticks) => ticks.length >= 30);
     for (const tick of complete.values) {
       const [json, ...others] = perTick.get(tick);
       for (const quote of others) assert.deepEqual(quote, json);
+      assert.deepEqual([json.mode, json.volume === undefined], [mode, mode === "ltp"]);
+      assert.equal(json.depth !== undefined, mode === "full" && json.volume > 0);
     }
     assert.deepEqual(trouble.flatMap((errors) => errors.values), []);
-  });
+  }
 
   test("what failed is explained", async () => {
     const { client } = await connected();
@@ -100,7 +106,7 @@ describe("against the odin server", { skip }, () => {
     assert.deepEqual([gone.totalSubscribed, gone.failed[0].code], [2, "not_subscribed"]);
     const listed = await client.subscriptions();
     assert.deepEqual(listed.map((stock) => stock.symbol), ["SBIN", "TCS"]);
-    assert.deepEqual(listed[0], { symbol: "SBIN", token: "3045", exchange: "NSE" });
+    assert.deepEqual(listed[0], { symbol: "SBIN", token: "3045", exchange: "NSE", mode: "quote" });
     const status = await client.marketStatus();
     assert.deepEqual([status.market_open, status.simulated], [true, true]);
     assert.ok((await client.ping()) < 5_000);

@@ -14,6 +14,13 @@ export async function use(): Promise<void> {
   await client.connect();
   const { subscribed, failed } = await client.subscribe(["SBIN", 2885]);
   [subscribed[0], failed[0]?.suggestions[0]] satisfies (string | undefined)[];
+  await client.subscribe("SBIN", "full");
+  client.on("gap", (gap) => (gap.toMs - gap.fromMs).toFixed());
+  client.on("quote", ({ depth, oi }) => [depth?.buy[0]?.price.toFixed(2), oi?.toFixed()]);
+  // @ts-expect-error a mode is one of three words
+  await client.subscribe("SBIN", "depth");
+  // @ts-expect-error most feeds tell only some of it
+  client.on("quote", (quote) => quote.depth.buy);
   for await (const quote of client.quotes("SBIN")) quote.week_52_high?.toFixed(2);
   (await client.ping()) satisfies number;
   new OdinStreamerClient("me", { url: "ws://localhost:1" }).subscribeTokens(["3045"]);

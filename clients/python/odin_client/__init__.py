@@ -1,6 +1,6 @@
 """Client of the Odin Streamer market-data server."""
 
-from odin_client.client import OdinClient, State
+from odin_client.client import OdinClient
 from odin_client.encodings import Format
 from odin_client.errors import (
     ConnectFailed,
@@ -10,10 +10,15 @@ from odin_client.errors import (
     RequestTimeout,
     TakenOver,
 )
+from odin_client.handlers import State
 from odin_client.messages import (
+    Depth,
     FailedStock,
     Feed,
+    Gap,
+    Level,
     MarketStatus,
+    Mode,
     Quote,
     Snapshot,
     SubscribeResult,
@@ -27,10 +32,14 @@ __version__ = "0.1.0"
 __all__ = [
     "ConnectFailed",
     "ConnectionClosed",
+    "Depth",
     "FailedStock",
     "Feed",
     "Format",
+    "Gap",
+    "Level",
     "MarketStatus",
+    "Mode",
     "OdinClient",
     "OdinError",
     "Quote",

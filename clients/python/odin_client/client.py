@@ -9,9 +9,9 @@ with its answer, an error, or a timeout that includes the time offline.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 from weakref import WeakSet
 
 import aiohttp
@@ -26,10 +26,11 @@ from odin_client.errors import (
     RequestError,
     RequestTimeout,
 )
-from odin_client.handlers import Handlers
+from odin_client.handlers import Listening, State
 from odin_client.messages import (
     Json,
     MarketStatus,
+    Mode,
     Quote,
     Snapshot,
     SubscribeResult,
@@ -38,19 +39,16 @@ from odin_client.messages import (
     Welcome,
 )
 from odin_client.quotes import QuoteStream
-from odin_client.requests import Request, RequestTable, names_of, request_error
+from odin_client.requests import Request, RequestTable, missing, names_of, request_error
 
 log = logging.getLogger("odin_client")
 
-State = Literal["closed", "connecting", "connected", "reconnecting"]
-_NEVER = "never"
-_RESTORE_BATCH = 500
 _RESTORE_AGAIN_S = 5.0
 _LIST_AFTER_S = 0.25
 """Changes in quick succession are followed by one look at the server's list."""
 
 
-class OdinClient:
+class OdinClient(Listening):
     """A client of `/enhanced-stream`. Use it as an async context manager, or connect and close.
 
     url: ws:// or wss://; the path may be left out.
@@ -85,6 +83,7 @@ class OdinClient:
         silence_s: float = 30.0,
         heartbeat_s: float = 20.0,
     ) -> None:
+        super().__init__()
         self._url = address_of(url)
         self._identity = Identity(client_id, api_key, resume_token)
         self._format: Format = format
@@ -107,14 +106,10 @@ class OdinClient:
         self._requests = RequestTable()
         # The server's list as it last stated it, and the changes it acknowledged since.
         self._listed: tuple[Subscription, ...] = ()
-        self._changes: list[tuple[str, list[str]]] = []
+        self._changes: list[tuple[str, list[str], Mode | None]] = []
         self._changed = asyncio.Event()
-        self._seen: dict[tuple[str, str, str], str | None] = {}
+        self._seen: dict[tuple[str, str, str], object] = {}
         self._streams: WeakSet[QuoteStream] = WeakSet()
-        self._quote_handlers = Handlers[Quote]()
-        self._status_handlers = Handlers[MarketStatus]()
-        self._state_handlers = Handlers[State]()
-        self._error_handlers = Handlers[OdinError]()
 
     # ------------------------------------------------------------------ life
 
@@ -204,10 +199,16 @@ class OdinClient:
 
     # ------------------------------------------------------------------ requests
 
-    async def subscribe(self, stocks: str | Iterable[str]) -> SubscribeResult:
+    async def subscribe(
+        self, stocks: str | Iterable[str], mode: Mode | None = None
+    ) -> SubscribeResult:
         """Subscribe symbols or tokens: "SBIN", "2885", "BSE:500112". What could not be found is
-        in `failed` of the result; raises RequestError when the whole request was refused."""
-        return messages.decode_subscribe(await self._change("subscribe", stocks))
+        in `failed` of the result; raises RequestError when the whole request was refused.
+
+        mode: how much of their quotes is wanted, also for stocks that are held; None is "quote"
+            for new ones. The server keeps it.
+        """
+        return messages.decode_subscribe(await self._change("subscribe", stocks, mode))
 
     async def unsubscribe(self, stocks: str | Iterable[str]) -> UnsubscribeResult:
         """Remove symbols or tokens from the subscriptions."""
@@ -242,27 +243,6 @@ class OdinClient:
             stream.end(self._error)
         self._streams.add(stream)
         return stream
-
-    def on_quote(self, handler: Callable[[Quote], object]) -> Callable[[], None]:
-        """Call a plain function with every quote; returns what removes it again.
-
-        Handlers run in the event loop and must be quick; what they raise is logged. Register them
-        before connecting to miss nothing of what the session restores.
-        """
-        return self._quote_handlers.add(handler)
-
-    def on_status(self, handler: Callable[[MarketStatus], object]) -> Callable[[], None]:
-        """Call a plain function with every market status, asked for or pushed."""
-        return self._status_handlers.add(handler)
-
-    def on_state(self, handler: Callable[[State], object]) -> Callable[[], None]:
-        """Call a plain function with every new state of the client."""
-        return self._state_handlers.add(handler)
-
-    def on_error(self, handler: Callable[[OdinError], object]) -> Callable[[], None]:
-        """Call a plain function with errors that no request of the program waits for: why a
-        connection was lost, what could not be restored, messages that were not understood."""
-        return self._error_handlers.add(handler)
 
     # ------------------------------------------------------------------ connections
 
@@ -354,17 +334,15 @@ class OdinClient:
     async def _restore(self) -> bool:
         """Ask again for what the server no longer has; return whether that was possible."""
         try:
-            held = set(messages.decode_subscriptions(await self._ask("get_subscriptions")))
-            missing = [stock.name for stock in self._listed if stock not in held]
-            for start in range(0, len(missing), _RESTORE_BATCH):
-                batch = missing[start : start + _RESTORE_BATCH]
-                result = messages.decode_subscribe(await self._ask("subscribe", batch))
+            held = messages.decode_subscriptions(await self._ask("get_subscriptions"))
+            for batch, mode in missing(self._listed, held):
+                result = messages.decode_subscribe(await self._ask("subscribe", batch, mode))
                 for lost in result.failed:
                     self._report(
                         RequestError(lost.code, f"{lost.stock} was not restored: {lost.message}")
                     )
-            for action, stocks in tuple(self._changes):
-                await self._ask(action, stocks)
+            for change in tuple(self._changes):
+                await self._ask(*change)
             return await self._list()
         except RequestTimeout:
             raise
@@ -419,9 +397,10 @@ class OdinClient:
         stock = (quote.exchange, quote.token, quote.symbol)
         # Each connection begins with the last known quotes; what was seen is no news.
         is_restored = quote.is_snapshot and not self._ready.is_set()
-        if is_restored and self._seen.get(stock, _NEVER) == quote.last_updated:
+        state = quote.mode, quote.last_updated, quote.timestamp, quote.ltp
+        if is_restored and self._seen.get(stock) == state:
             return
-        self._seen[stock] = quote.last_updated
+        self._seen[stock] = state
         for stream in self._streams:
             stream.put(quote)
         self._quote_handlers.call(quote)
@@ -438,28 +417,39 @@ class OdinClient:
             status = messages.decode_market_status(message)
             self._is_market_open = status.market_open
             self._status_handlers.call(status)
+        elif kind == "feed_gap":
+            self._gap_handlers.call(messages.decode_gap(message))
         if not self._requests.take(message) and kind == "error":
             self._report(request_error(message))
 
-    async def _change(self, action: str, stocks: str | Iterable[str]) -> Json:
+    async def _change(
+        self, action: str, stocks: str | Iterable[str], mode: Mode | None = None
+    ) -> Json:
         names = names_of(stocks)
         try:
-            answer = await self._request(action, names)
-            self._changes.append((action, names))
+            answer = await self._request(action, names, mode)
+            self._changes.append((action, names, mode))
             return answer
         finally:
             self._changed.set()
 
-    async def _ask(self, action: str, stocks: list[str] | None = None) -> Json:
+    async def _ask(
+        self, action: str, stocks: list[str] | None = None, mode: Mode | None = None
+    ) -> Json:
         """A request of the client itself: at once, and over the present connection alone."""
-        return await self._request(action, stocks, is_urgent=True)
+        return await self._request(action, stocks, mode, is_urgent=True)
 
     async def _request(
-        self, action: str, stocks: list[str] | None = None, *, is_urgent: bool = False
+        self,
+        action: str,
+        stocks: list[str] | None = None,
+        mode: Mode | None = None,
+        *,
+        is_urgent: bool = False,
     ) -> Json:
         if self._task is None or self._ended.is_set():
             raise self._error or ConnectionClosed(reconnect.CLIENT_CLOSED, "not connected")
-        request = self._requests.add(action, stocks or [])
+        request = self._requests.add(action, stocks or [], mode)
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 if is_urgent or self._ready.is_set():

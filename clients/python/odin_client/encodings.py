@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 from odin_client import messages
 from odin_client.errors import OdinError
-from odin_client.messages import Json, Quote
+from odin_client.messages import Depth, Json, Level, Quote
 
 Format = Literal["json", "json-delta", "msgpack", "msgpack-delta", "binary"]
 FORMATS: Final[tuple[str, ...]] = get_args(Format)
@@ -24,13 +24,23 @@ _SEGMENT_CODES: Final = {"CM": 1, "INDEX": 2, "FO": 3, "CD": 4, "CO": 5}
 """0 is for what has no code yet."""
 
 _LAYOUT: Final = Struct("<BBBBB3xQqqqQQ7qii")
+_LAST_PRICE_LAYOUT: Final = Struct("<BBBBB3xQqqqq")
+_DETAIL_LAYOUT: Final = Struct("<BBB5xqQQQ")
+_LEVEL_LAYOUT: Final = Struct("<qQI4x")
 _KIND_QUOTE: Final = 1
+_KIND_LAST_PRICE: Final = 2
+_KIND_FULL: Final = 3
 _IS_SNAPSHOT: Final = 0x01
 _IS_NEW_HIGH: Final = 0x02
 _IS_NEW_LOW: Final = 0x04
 _HAS_CLOSE: Final = 0x08
 _HAS_YEAR: Final = 0x10
 _HAS_AVERAGE: Final = 0x20
+_HAS_AVG_PRICE: Final = 0x01
+_HAS_TOTAL_BUY: Final = 0x02
+_HAS_TOTAL_SELL: Final = 0x04
+_HAS_OI: Final = 0x08
+_HAS_DEPTH: Final = 0x10
 
 _NS_PER_S: Final = 1_000_000_000
 _EPOCH: Final = date(1970, 1, 1)
@@ -80,7 +90,7 @@ class Decoder:
         quote = messages.decode_market_data(message)
         if self._is_delta:
             stock = (str(quote.exchange), str(quote.token), str(quote.symbol))
-            self._held[stock] = dict(message["data"])
+            self._held[stock] = dict(messages.named_data(message))
         return quote
 
     def _decode_delta(self, message: Json) -> Quote:
@@ -94,6 +104,7 @@ class Decoder:
             held,
             sent_ms=message.get("timestamp"),
             is_snapshot=bool(message.get("snapshot", False)),
+            mode=message.get("mode", "quote"),
         )
 
     def _remember(self, message: Json) -> None:
@@ -107,9 +118,60 @@ class Decoder:
             raise OdinError(text) from None
 
     def _decode_binary(self, payload: bytes) -> Quote | None:
-        # Later versions may add kinds, and quotes of another length.
-        if len(payload) != _LAYOUT.size or payload[0] != _KIND_QUOTE:
+        kind, size = payload[0] if payload else 0, len(payload)
+        if kind == _KIND_QUOTE and size == _LAYOUT.size:
+            return self._decode_quote(payload)
+        if kind == _KIND_LAST_PRICE and size == _LAST_PRICE_LAYOUT.size:
+            return self._decode_last_price(payload)
+        if kind == _KIND_FULL and size >= _LAYOUT.size + _DETAIL_LAYOUT.size:
+            return self._decode_full(payload)
+        return None  # later versions may add kinds, and other lengths of these
+
+    def _named(self, *codes: int) -> tuple[str, str, str]:
+        stock = self._instruments.get((codes[0], codes[1], codes[2]))
+        if stock is None:
+            text = f"a binary quote of token {codes[2]}, which no instruments message named"
+            raise OdinError(text)
+        return stock
+
+    def _decode_last_price(self, payload: bytes) -> Quote:
+        raw = _LAST_PRICE_LAYOUT.unpack(payload)
+        _, flags, exchange_code, segment_code, decimals, number, sent_ms, exchange_ms, *scaled = raw
+        symbol, token, exchange = self._named(exchange_code, segment_code, number)
+        ltp, close = (whole / 10**decimals for whole in scaled)
+        has_close = flags & _HAS_CLOSE and close
+        data = {
+            "symbol": symbol,
+            "token": token,
+            "exchange": exchange,
+            "ltp": ltp,
+            "percent_change": (ltp - close) / close * 100 if has_close else 0.0,
+            "timestamp": exchange_ms,
+        }
+        is_snapshot = bool(flags & _IS_SNAPSHOT)
+        return messages.decode_quote(data, sent_ms=sent_ms, is_snapshot=is_snapshot, mode="ltp")
+
+    def _decode_full(self, payload: bytes) -> Quote | None:
+        unit = 10 ** payload[4]
+        detail = _DETAIL_LAYOUT.unpack_from(payload, _LAYOUT.size)
+        flags, buy_count, sell_count, average, total_buy, total_sell, oi = detail
+        rows = payload[_LAYOUT.size + _DETAIL_LAYOUT.size :]
+        if len(rows) != (buy_count + sell_count) * _LEVEL_LAYOUT.size:
             return None
+        levels = tuple(
+            Level(price / unit, quantity, orders)
+            for price, quantity, orders in _LEVEL_LAYOUT.iter_unpack(rows)
+        )
+        return self._decode_quote(payload[: _LAYOUT.size])._replace(
+            mode="full",
+            avg_price=average / unit if flags & _HAS_AVG_PRICE else None,
+            total_buy_qty=total_buy if flags & _HAS_TOTAL_BUY else None,
+            total_sell_qty=total_sell if flags & _HAS_TOTAL_SELL else None,
+            oi=oi if flags & _HAS_OI else None,
+            depth=Depth(levels[:buy_count], levels[buy_count:]) if flags & _HAS_DEPTH else None,
+        )
+
+    def _decode_quote(self, payload: bytes) -> Quote:
         (
             _,
             flags,
@@ -126,10 +188,7 @@ class Decoder:
             high_day,
             low_day,
         ) = _LAYOUT.unpack(payload)
-        stock = self._instruments.get((exchange_code, segment_code, number))
-        if stock is None:
-            raise OdinError(f"a binary quote of token {number}, which no instruments message named")
-        symbol, token, exchange = stock
+        symbol, token, exchange = self._named(exchange_code, segment_code, number)
         # A quotient of integers is the float nearest to the price, whatever their size.
         unit = 10**decimals
         ltp, open_, high, low, price, year_high, year_low = [whole / unit for whole in scaled]

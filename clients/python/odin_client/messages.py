@@ -5,15 +5,35 @@ strict about what identifies a quote: symbol, token, exchange and last price.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from odin_client.errors import OdinError
 
 Json = Mapping[str, Any]
+Mode = Literal["ltp", "quote", "full"]
+"""How much of a stock's quotes is sent: the last price, the quote, or the order book as well."""
+
+
+class Level(NamedTuple):
+    """One price of the order book."""
+
+    price: float
+    quantity: int
+    orders: int
+
+
+class Depth(NamedTuple):
+    """The best levels of the order book, best first."""
+
+    buy: tuple[Level, ...]
+    sell: tuple[Level, ...]
 
 
 class Quote(NamedTuple):
-    """The state of one stock. Prices are in rupees, None means that the server does not know."""
+    """The state of one stock. Prices are in rupees, None means that the server does not know.
+
+    In the ltp mode only the last price, `percent_change` and `timestamp` are known.
+    """
 
     symbol: str
     token: str
@@ -47,18 +67,49 @@ class Quote(NamedTuple):
     """When the server sent it, milliseconds since 1970."""
     is_snapshot: bool = False
     """The last known state rather than a new trade: sent when a subscription begins."""
+    mode: Mode = "quote"
+    """What it was sent as; what follows but the source is known in the full mode alone."""
+    avg_price: float | None = None
+    """Average traded price of the day."""
+    total_buy_qty: int | None = None
+    """Quantity of all buy orders in the book."""
+    total_sell_qty: int | None = None
+    oi: int | None = None
+    """Open interest of a derivative."""
+    source: str | None = None
+    """The server's feed that it came from, where it has several."""
+    depth: Depth | None = None
 
 
-_REST = Quote._fields[4:-2]
+_REST = Quote._fields[4 : Quote._fields.index("sent_ms")]
+_MORE = Quote._fields[Quote._fields.index("avg_price") : -1]
 
 
-def decode_quote(data: Json, *, sent_ms: int | None = None, is_snapshot: bool = False) -> Quote:
-    """Return the quote of a `data` object."""
+def decode_quote(
+    data: Json, *, sent_ms: int | None = None, is_snapshot: bool = False, mode: Mode = "quote"
+) -> Quote:
+    """Return the quote of a `data` object; in the ltp mode what identifies it was put in."""
     try:
         values = [data["symbol"], data["token"], data["exchange"], data["ltp"]]
     except (KeyError, TypeError):
         raise OdinError("a quote without symbol, token, exchange or ltp") from None
-    return Quote._make((*values, *map(data.get, _REST), sent_ms, is_snapshot))
+    depth = None if data.get("depth") is None else decode_depth(data["depth"])
+    known = map(data.get, _REST), map(data.get, _MORE)
+    return Quote._make((*values, *known[0], sent_ms, is_snapshot, mode, *known[1], depth))
+
+
+def decode_depth(depth: Json) -> Depth:
+    """Return the order book of a `depth` object."""
+    try:
+        buy, sell = (
+            tuple(
+                Level(level["price"], level["quantity"], level["orders"]) for level in depth[side]
+            )
+            for side in ("buy", "sell")
+        )
+    except (LookupError, TypeError):
+        raise OdinError("a depth without sides, or a level without its numbers") from None
+    return Depth(buy, sell)
 
 
 class FailedStock(NamedTuple):
@@ -95,6 +146,7 @@ class Subscription(NamedTuple):
     token: str
     exchange: str | None
     """None where the server does not say."""
+    mode: Mode = "quote"
 
     @property
     def name(self) -> str:
@@ -116,8 +168,19 @@ class Feed(NamedTuple):
 
     name: str
     state: str
-    """ "idle", "connecting", "streaming", "stale", "backoff", "rejected" or "stopped"."""
+    """ "idle", "connecting", "authenticating", "streaming", "stale", "backoff", "rejected" or
+    "stopped"."""
     is_stale: bool
+
+
+class Gap(NamedTuple):
+    """A stretch of an open market of which a feed of the server delivered nothing. Quotes after it
+    are whole and right again; the ticks within it are lost."""
+
+    feed: str
+    from_ms: int
+    """Market time of the last tick before it, milliseconds since 1970."""
+    to_ms: int
 
 
 class MarketStatus(NamedTuple):
@@ -136,6 +199,8 @@ class MarketStatus(NamedTuple):
     simulated: bool
     """The data is not the real market's."""
     feed: Feed | None
+    feeds: tuple[Feed, ...] = ()
+    """Each source by itself; empty from an older server."""
 
 
 class Welcome(NamedTuple):
@@ -184,9 +249,12 @@ def decode_subscriptions(message: Json) -> tuple[Subscription, ...]:
     exchanges: tuple[str | None, ...] = _texts(data.get("subscribed_exchanges"))
     if len(exchanges) != len(tokens):
         exchanges = (None,) * len(tokens)
+    modes = tuple(data.get("subscribed_modes") or ())
+    if len(modes) != len(tokens):
+        modes = ("quote",) * len(tokens)
     if len(symbols) != len(tokens):
         raise OdinError("a subscriptions message whose tokens and symbols are not aligned")
-    return tuple(map(Subscription, symbols, tokens, exchanges))
+    return tuple(map(Subscription, symbols, tokens, exchanges, modes))
 
 
 def decode_snapshot(message: Json) -> Snapshot:
@@ -200,10 +268,27 @@ def decode_snapshot(message: Json) -> Snapshot:
 def decode_market_data(message: Json) -> Quote:
     """Return the quote of a market_data message."""
     return decode_quote(
-        _data(message),
+        named_data(message),
         sent_ms=message.get("timestamp"),
         is_snapshot=bool(message.get("snapshot", False)),
+        mode=message.get("mode", "quote"),
     )
+
+
+def named_data(message: Json) -> Json:
+    """Return the `data` of a market_data message with what identifies its stock in it: that of the
+    ltp mode leaves it to the message."""
+    data = _data(message)
+    if message.get("mode") != "ltp":
+        return data
+    names = ("symbol", "token", "exchange")
+    return {**{name: message[name] for name in names if name in message}, **data}
+
+
+def decode_gap(message: Json) -> Gap:
+    """Return the gap of a feed_gap message."""
+    data = _data(message)
+    return Gap(str(data.get("feed", "")), int(data.get("from", 0)), int(data.get("to", 0)))
 
 
 def decode_market_status(message: Json) -> MarketStatus:
@@ -221,7 +306,8 @@ def decode_market_status(message: Json) -> MarketStatus:
         streaming_data=data.get("streaming_data"),
         calendar_known=data.get("calendar_known"),
         simulated=bool(data.get("simulated", False)),
-        feed=_feed(data),
+        feed=_feed(data.get("feed")),
+        feeds=tuple(feed for item in data.get("feeds") or () if (feed := _feed(item))),
     )
 
 
@@ -233,7 +319,7 @@ def decode_welcome(message: Json) -> Welcome:
         restored=int(data.get("subscribed_stocks", 0)),
         market_open=bool(data.get("market_open")),
         simulated=bool(data.get("simulated", False)),
-        feed=_feed(data),
+        feed=_feed(data.get("feed")),
         limits=data.get("limits") or {},
         features=_texts(data.get("features")),
         format=str(data.get("format", "json")),
@@ -268,8 +354,7 @@ def _failed(data: Json) -> tuple[FailedStock, ...]:
     return tuple(FailedStock(s, "", "", ()) for s in _texts(data.get("failed_stocks")))
 
 
-def _feed(data: Json) -> Feed | None:
-    feed = data.get("feed")
+def _feed(feed: object) -> Feed | None:
     if not isinstance(feed, Mapping):
         return None
     return Feed(str(feed.get("name", "")), str(feed.get("state", "")), bool(feed.get("stale")))

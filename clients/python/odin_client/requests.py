@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from odin_client.errors import OdinError, RequestError
-from odin_client.messages import Json
+from odin_client.messages import Json, Mode, Subscription
 
 
 class Request:
@@ -18,10 +18,14 @@ class Request:
 
     __slots__ = ("answer", "frame", "is_sent", "request_id")
 
-    def __init__(self, request_id: str, action: str, stocks: list[str]) -> None:
+    def __init__(
+        self, request_id: str, action: str, stocks: list[str], mode: Mode | None = None
+    ) -> None:
         body: dict[str, object] = {"type": "request", "action": action, "request_id": request_id}
         if stocks:
             body["stocks"] = stocks
+        if mode is not None:
+            body["mode"] = mode
         self.request_id = request_id
         self.frame = json.dumps(body)
         self.answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
@@ -36,9 +40,9 @@ class RequestTable:
         self._open: dict[str, Request] = {}
         self._ids = map(str, itertools.count(1))
 
-    def add(self, action: str, stocks: list[str]) -> Request:
+    def add(self, action: str, stocks: list[str], mode: Mode | None = None) -> Request:
         """Make a request; the caller removes it when it no longer waits."""
-        request = Request(next(self._ids), action, stocks)
+        request = Request(next(self._ids), action, stocks, mode)
         self._open[request.request_id] = request
         return request
 
@@ -87,6 +91,24 @@ class RequestTable:
 def request_error(message: Json) -> RequestError:
     """The error in an error message."""
     return RequestError(str(message.get("code", "")), str(message.get("message", "")))
+
+
+RESTORE_BATCH = 500
+
+
+def missing(
+    listed: Iterable[Subscription], held: Iterable[Subscription]
+) -> Iterator[tuple[list[str], Mode]]:
+    """Yield the names of what is listed and not held, in requests of one mode. Held stocks keep
+    the mode that the server has for them."""
+    known = {(stock.exchange, stock.token, stock.symbol) for stock in held}
+    names: dict[Mode, list[str]] = {}
+    for stock in listed:
+        if (stock.exchange, stock.token, stock.symbol) not in known:
+            names.setdefault(stock.mode, []).append(stock.name)
+    for mode, stocks in names.items():
+        for start in range(0, len(stocks), RESTORE_BATCH):
+            yield stocks[start : start + RESTORE_BATCH], mode
 
 
 def names_of(stocks: str | Iterable[str]) -> list[str]:

@@ -29,6 +29,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.held: defaultdict[str, list[str]] = defaultdict(list)
+        self.modes: dict[tuple[str, str], str] = {}
         self.requests: list[dict[str, Any]] = []
         self.sockets: list[web.WebSocketResponse] = []
         self.client_ids: list[str] = []
@@ -43,6 +44,7 @@ class FakeServer:
         self.refuse_status = 0
         self.refuse_headers: dict[str, str] = {}
         self.last_quotes: list[dict[str, Any]] = []
+        self.last_messages: list[dict[str, Any]] = []
         self.errors: dict[str, dict[str, Any]] = {}
         self._changed = asyncio.Condition()
         self._runner: web.AppRunner | None = None
@@ -118,6 +120,8 @@ class FakeServer:
                 await ws.send_json(self._welcome(client_id, request.query.get("format")))
                 for data in self.last_quotes:
                     await ws.send_json({**market_data(data), "snapshot": True})
+                for message in self.last_messages:
+                    await ws.send_json(message)
             await self._tell()
             async for frame in ws:
                 if frame.type is WSMsgType.TEXT:
@@ -161,6 +165,9 @@ class FakeServer:
                 "failed_stocks": [s for s in symbols if s not in STOCKS],
                 "already_subscribed": [s for s in known if s in held],
             }
+            for symbol in known:
+                if "mode" in asked or symbol not in held:
+                    self.modes[client_id, symbol] = asked.get("mode", "quote")
             held += [s for s in known if s not in held]
             data["total_subscribed"] = len(held)
             return {**echo, "type": "subscription_response", "data": data}
@@ -179,6 +186,7 @@ class FakeServer:
                 "subscribed_tokens": [STOCKS[s] for s in held],
                 "subscribed_symbols": held,
                 "subscribed_exchanges": ["NSE"] * len(held),
+                "subscribed_modes": [self.modes.get((client_id, s), "quote") for s in held],
                 "total_subscribed": len(held),
             }
             return {**echo, "type": "subscriptions", "data": data}

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from odin_client import OdinError, messages
-from odin_client.messages import FailedStock, Feed, Subscription
+from odin_client.messages import Depth, FailedStock, Feed, Gap, Level, Subscription
 
 VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 FILES = sorted(p for p in VECTORS.glob("*.json") if p.stem != "close_codes")
@@ -15,6 +15,7 @@ DECODERS = {
     "market_status": messages.decode_market_status,
     "subscriptions": messages.decode_subscriptions,
     "snapshot": messages.decode_snapshot,
+    "feed_gap": messages.decode_gap,
 }
 
 
@@ -48,6 +49,8 @@ def test_the_guides_quote_keeps_every_bit() -> None:
         **message["data"],
         "sent_ms": message["timestamp"],
         "is_snapshot": False,
+        "mode": "quote",
+        **dict.fromkeys(("avg_price", "total_buy_qty", "total_sell_qty", "oi", "source", "depth")),
     }
     assert quote.percent_change == -0.5172665015299366
 
@@ -56,6 +59,43 @@ def test_what_the_server_does_not_know_is_none() -> None:
     quote = messages.decode_market_data(vector("market_data_snapshot"))
     assert quote.is_snapshot
     assert (quote.symbol, quote.week_52_high, quote.percent_change) == ("TCS", None, None)
+
+
+def test_a_last_price_is_named_by_its_message() -> None:
+    quote = messages.decode_market_data(vector("market_data_ltp"))
+    assert (quote.symbol, quote.token, quote.exchange) == ("RELIANCE", "2885", "NSE")
+    assert (quote.mode, quote.ltp, quote.open, quote.last_updated) == ("ltp", 1365.5, None, None)
+
+
+def test_a_full_quote_has_its_order_book() -> None:
+    quote = messages.decode_market_data(vector("market_data_full"))
+    assert quote.mode == "full"
+    assert (quote.avg_price, quote.total_buy_qty, quote.oi) == (1366.12, 412345, None)
+    assert quote.depth == Depth(
+        (Level(1365.5, 120, 3), Level(1365.45, 800, 11)), (Level(1365.55, 75, 2),)
+    )
+    assert quote.source == "kite"
+
+
+@pytest.mark.parametrize(
+    "depth", [{}, {"buy": []}, {"buy": [{}], "sell": []}, {"buy": 1, "sell": 2}]
+)
+def test_an_order_book_that_is_none_is_refused(depth: Any) -> None:
+    message = vector("market_data_full")
+    message["data"]["depth"] = depth
+    with pytest.raises(OdinError, match="a depth without sides"):
+        messages.decode_market_data(message)
+
+
+def test_a_gap_has_its_two_ends() -> None:
+    gap = messages.decode_gap(vector("feed_gap"))
+    assert gap == Gap("kite", 1756971590198, 1756971602500)
+
+
+def test_the_status_names_every_feed() -> None:
+    feeds = messages.decode_market_status(vector("market_status_push")).feeds
+    assert [(feed.name, feed.state) for feed in feeds] == [("simulator", "stale")]
+    assert messages.decode_market_status({"data": {}}).feeds == ()
 
 
 def test_fields_of_a_newer_server_are_ignored() -> None:
@@ -109,13 +149,15 @@ def test_an_unsubscribe_tells_both_sides() -> None:
 
 def test_subscriptions_are_named_so_that_the_server_knows_them_again() -> None:
     listed = messages.decode_subscriptions(vector("subscriptions"))
-    assert listed[2] == Subscription("RELIANCE", "500325", "BSE")
+    assert listed[2] == Subscription("RELIANCE", "500325", "BSE", "full")
+    assert [s.mode for s in listed] == ["quote", "ltp", "full"]
     assert [s.name for s in listed] == ["NSE:SBIN", "NSE:RELIANCE", "BSE:RELIANCE"]
 
 
 def test_subscriptions_without_exchanges_are_named_by_token() -> None:
     listed = messages.decode_subscriptions(vector("subscriptions_guide"))
     assert [s.name for s in listed] == ["3045", "2885", "11536"]
+    assert {s.mode for s in listed} == {"quote"}, "as an older server has them"
 
 
 def test_unaligned_subscriptions_are_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 from conftest import Heard
 from real_server import RealServer
 
-from odin_client import Format, OdinClient, Quote, RequestError, TakenOver
+from odin_client import Format, Mode, OdinClient, Quote, RequestError, TakenOver
 
 Make = Callable[..., OdinClient]
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -37,13 +37,14 @@ async def test_quotes_arrive_by_stream_and_by_handler(odin: RealServer, client_o
         await heard.until(lambda quotes: {q.token for q in quotes} == {"3045", "2885"})
 
 
-def by_tick(quotes: list[Quote]) -> dict[tuple[str, str | None], Quote]:
-    """The live quotes, by stock and the instant the server applied them."""
-    return {(q.symbol, q.last_updated): q for q in quotes if not q.is_snapshot}
+def by_tick(quotes: list[Quote]) -> dict[tuple[str, int | None], Quote]:
+    """The live quotes, by stock and the exchange's time."""
+    return {(q.symbol, q.timestamp): q for q in quotes if not q.is_snapshot}
 
 
+@pytest.mark.parametrize("mode", get_args(Mode))
 async def test_every_format_gets_the_very_quotes_of_json(
-    busy_odin: RealServer, client_of: Make
+    busy_odin: RealServer, client_of: Make, mode: Mode
 ) -> None:
     # ADANIENT and the index BANKNIFTY share the token 25.
     stocks = {"SBIN", "RELIANCE", "ADANIENT", "BANKNIFTY"}
@@ -57,7 +58,7 @@ async def test_every_format_gets_the_very_quotes_of_json(
         await client.connect()
         assert client.welcome is not None
         assert client.welcome.format == encoding
-        await client.subscribe(stocks)
+        await client.subscribe(stocks, mode)
 
     async def compare() -> None:
         expected = heard["json"].values
@@ -66,6 +67,9 @@ async def test_every_format_gets_the_very_quotes_of_json(
             got, whole = by_tick(quotes.values), by_tick(expected)
             shared = got.keys() & whole.keys()
             assert {symbol for symbol, _ in shared} == stocks
+            assert {quote.mode for quote in got.values()} == {mode}
+            with_depth = {q.symbol for q in got.values() if q.depth is not None}
+            assert with_depth == (stocks - {"BANKNIFTY"} if mode == "full" else set())
             # repr tells 0 from 0.0 and every bit of a float.
             assert [t for t in shared if repr(got[t]) != repr(whole[t])] == [], encoding
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from conftest import Heard, connected_after
 from fake_server import FakeServer
 
-from odin_client import OdinClient, RequestError
+from odin_client import Gap, OdinClient, RequestError
 
 Make = Callable[..., OdinClient]
 
@@ -101,3 +101,78 @@ async def test_what_cannot_be_restored_is_told(fake: FakeServer, client_of: Make
     fake.drop()
     await connected_after(states, 2)
     assert [e.code for e in errors.values if isinstance(e, RequestError)] == ["store_unavailable"]
+
+
+# ---------------------------------------------------------------- modes
+
+
+async def test_a_mode_is_asked_for_only_where_the_program_names_one(
+    fake: FakeServer, client_of: Make
+) -> None:
+    client = client_of(fake.url)
+    await client.connect()
+    await client.subscribe("SBIN")
+    await client.subscribe("TCS", mode="full")
+    asked = [request for request in fake.requests if request["action"] == "subscribe"]
+    assert ["mode" in request for request in asked] == [False, True]
+    listed = await client.subscriptions()
+    assert [(stock.symbol, stock.mode) for stock in listed] == [("SBIN", "quote"), ("TCS", "full")]
+
+
+async def test_what_the_server_lost_comes_back_in_its_mode(
+    fake: FakeServer, client_of: Make
+) -> None:
+    client, states = client_of(fake.url), Heard()
+    client.on_state(states)
+    await client.connect()
+    await client.subscribe(["SBIN", "TCS"], "full")
+    await client.subscribe("INFY")
+    await listing(fake, client)
+    await client.subscribe("SBIN", "ltp")  # not listed yet
+    fake.held["me"], fake.modes = [], {}
+    fake.drop()
+    await connected_after(states, 2)
+    modes = {stock.symbol: stock.mode for stock in await client.subscriptions()}
+    assert modes == {"SBIN": "ltp", "TCS": "full", "INFY": "quote"}
+
+
+async def test_the_server_is_right_about_the_modes_of_what_it_holds(
+    fake: FakeServer, client_of: Make
+) -> None:
+    client, states = client_of(fake.url), Heard()
+    client.on_state(states)
+    await client.connect()
+    await client.subscribe("SBIN", "full")
+    await listing(fake, client)
+    fake.modes["me", "SBIN"] = "ltp"  # another program of this client_id
+    fake.drop()
+    await connected_after(states, 2)
+    assert fake.actions().count("subscribe") == 1
+    assert (await client.subscriptions())[0].mode == "ltp"
+
+
+async def test_a_reconnect_tells_a_last_price_only_if_it_is_news(
+    fake: FakeServer, client_of: Make
+) -> None:
+    client, quotes, states = client_of(fake.url), Heard(), Heard()
+    client.on_quote(quotes)
+    client.on_state(states)
+    await client.connect()
+    names = {"symbol": "SBIN", "token": "3045", "exchange": "NSE"}
+    for ltp, at_ms in ((800.0, 1), (800.0, 1), (801.0, 1), (801.0, 2)):
+        data = {"ltp": ltp, "percent_change": 0.1, "timestamp": at_ms}
+        fake.last_messages = [
+            {"type": "market_data", **names, "data": data, "snapshot": True, "mode": "ltp"}
+        ]
+        fake.drop()
+        await connected_after(states, states.values.count("connected") + 1)
+    assert [(q.ltp, q.timestamp) for q in quotes.values] == [(800.0, 1), (801.0, 1), (801.0, 2)]
+
+
+async def test_gaps_are_told(fake: FakeServer, client_of: Make) -> None:
+    client, gaps = client_of(fake.url), Heard()
+    client.on_gap(gaps)
+    await client.connect()
+    await fake.push({"type": "feed_gap", "data": {"feed": "kite", "from": 5, "to": 9}})
+    await gaps.until(lambda values: values)
+    assert gaps.values == [Gap("kite", 5, 9)]

@@ -1,8 +1,9 @@
-"""market_data in every encoding, chosen once per connection.
+"""market_data in every encoding and mode: encodings are chosen per connection, modes per stock.
 
 json: the message of the integration guide. json-delta: the same, with only the fields of `data`
-that changed. msgpack, msgpack-delta: the same objects as MessagePack. binary: 120 bytes of fixed
-layout, prices as scaled integers, see binary.py. Pure: values in, frames out.
+that changed. msgpack, msgpack-delta: the same objects as MessagePack. binary: a fixed layout,
+prices as scaled integers, see binary.py. Messages in another mode than quote name it at their end.
+Pure: values in, frames out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,13 @@ from typing import Any, Final, get_args
 import msgspec
 
 from odin.errors import ClientError
-from odin.model import InstrumentKey, Quote
-from odin.protocols.enhanced.binary import encode_binary
+from odin.model import InstrumentKey, Mode, Quote
+from odin.protocols.enhanced.binary import (
+    encode_binary,
+    encode_binary_full,
+    encode_binary_last_price,
+)
+from odin.protocols.enhanced.modes import FullQuote, LastPrice, last_price
 from odin.protocols.frames import binary_frame, text_frame
 from odin.topics import Encoding
 
@@ -50,6 +56,20 @@ class DeltaData(msgspec.Struct, tag_field="type", tag="market_data", gc=False):
     delta: bool = True
 
 
+class ModeData(msgspec.Struct, tag_field="type", tag="market_data", gc=False, omit_defaults=True):
+    """A quote on the wire in another mode than quote."""
+
+    symbol: str
+    token: str
+    exchange: str
+    data: LastPrice | Quote | dict[str, Any]
+    """In the full mode a FullQuote; what changed of one or the other in a delta."""
+    timestamp: int
+    snapshot: bool = False
+    delta: bool = False
+    mode: Mode = "quote"
+
+
 def negotiate(formats: Sequence[str], offered: Sequence[str]) -> tuple[Encoding, str]:
     """Return the encoding of a connection and the subprotocol to agree to, "" for none.
 
@@ -77,31 +97,65 @@ def encode_quote(
     key: InstrumentKey,
     quote: Quote,
     sent_ms: int,
-    *,
+    mode: Mode = "quote",
     is_snapshot: bool = False,
 ) -> bytes:
-    """Return the frame of a whole quote. `sent_ms` is the sending time."""
+    """Return the frame of a whole quote.
+
+    quote: for the full mode a FullQuote. sent_ms: the sending time.
+    """
     if encoding == "binary":
-        return binary_frame(encode_binary(key, quote, sent_ms, is_snapshot=is_snapshot))
-    kind = SnapshotData if is_snapshot else MarketData
-    message = kind(quote.symbol, quote.token, quote.exchange, quote, sent_ms)
+        if mode == "quote":
+            return binary_frame(encode_binary(key, quote, sent_ms, is_snapshot))
+        return binary_frame(_TO_BINARY[mode](key, quote, sent_ms, is_snapshot=is_snapshot))
+    message: MarketData | ModeData
+    if mode == "quote":
+        kind = SnapshotData if is_snapshot else MarketData
+        message = kind(quote.symbol, quote.token, quote.exchange, quote, sent_ms)
+    else:
+        data = last_price(quote) if mode == "ltp" else quote
+        message = ModeData(
+            quote.symbol, quote.token, quote.exchange, data, sent_ms, is_snapshot, mode=mode
+        )
     if encoding == "json" or encoding == "json-delta":
         return text_frame(_to_json(message))
     return binary_frame(_to_msgpack(message))
 
 
-def encode_delta(encoding: Encoding, base: Quote, quote: Quote, sent_ms: int) -> bytes:
-    """Return the frame of what differs between two quotes of one instrument."""
+def encode_delta(
+    encoding: Encoding, base: Quote, quote: Quote, sent_ms: int, mode: Mode = "quote"
+) -> bytes:
+    """Return the frame of what differs between two quotes of one instrument.
+
+    base, quote: for the full mode FullQuotes, of which the newer has lost nothing.
+    """
+    if mode == "ltp":
+        old_values, values = _values(last_price(base)), _values(last_price(quote))
+    else:
+        old_values, values = _values(base), _values(quote)
+    names = _QUOTE if mode == "quote" else _OTHERS[mode]
     changed = {
         name: value
-        for name, old, value in zip(_FIELDS, _values(base), _values(quote), strict=True)
+        for name, old, value in zip(names, old_values, values, strict=True)
         if old is not value and old != value
     }
-    message = DeltaData(quote.symbol, quote.token, quote.exchange, changed, sent_ms)
+    message: DeltaData | ModeData
+    if mode == "quote":
+        message = DeltaData(quote.symbol, quote.token, quote.exchange, changed, sent_ms)
+    else:
+        message = ModeData(
+            quote.symbol, quote.token, quote.exchange, changed, sent_ms, delta=True, mode=mode
+        )
     if encoding == "json-delta":
         return text_frame(_to_json(message))
     return binary_frame(_to_msgpack(message))
 
 
-_FIELDS = Quote.__struct_fields__
+# Apart from the default mode, whose frames are nearly all: it is spared these look-ups.
+_TO_BINARY: Final[Mapping[Mode, Callable[..., bytes]]] = {
+    "ltp": encode_binary_last_price,
+    "full": encode_binary_full,
+}
+_QUOTE: Final = Quote.__struct_fields__
+_OTHERS: Final = {"ltp": LastPrice.__struct_fields__, "full": FullQuote.__struct_fields__}
 _values = msgspec.structs.astuple

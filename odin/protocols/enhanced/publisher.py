@@ -1,25 +1,32 @@
-"""From a quote to the sockets: one frame for each encoding that somebody reads.
+"""From a quote to the sockets: one frame for each encoding and mode that somebody reads.
 
 Invariant: a reader of a delta encoding that applies what it gets to what it had holds the newest
 quote. So the first frame after a subscribe is whole, and so is what a late reader gets, whose
 earlier deltas were conflated away.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from odin.hub.hub import Hub
 from odin.metrics import Metrics
-from odin.model import InstrumentKey, Quote
+from odin.model import Detail, InstrumentKey, Quote
 from odin.protocols.enhanced.encodings import DELTAS, encode_delta, encode_quote
+from odin.protocols.enhanced.modes import FullQuote, full_quote, has_lost
 from odin.topics import QuoteTopic, Topic
 
 
 class QuotePublisher:
-    """Encodes quotes for the topics that have subscribers, and publishes them on the hub."""
+    """Encodes quotes for the topics that have subscribers, and publishes them on the hub.
 
-    def __init__(self, hub: Hub, metrics: Metrics) -> None:
+    detail: what the full mode adds to the newest quote of an instrument.
+    """
+
+    def __init__(
+        self, hub: Hub, metrics: Metrics, detail: Callable[[InstrumentKey], Detail | None]
+    ) -> None:
         self._hub = hub
         self._metrics = metrics
+        self._detail = detail
         self._read: dict[InstrumentKey, tuple[QuoteTopic, ...]] = {}
         self._sent: dict[QuoteTopic, Quote] = {}
         """What the readers of a delta topic hold: its next frame tells the difference."""
@@ -57,26 +64,36 @@ class QuotePublisher:
         topics = self._read.get(key)
         if topics is None:
             return
+        full: FullQuote | None = None
         for topic in topics:
-            encoding = topic.encoding
-            if encoding in DELTAS:
-                self._publish_delta(topic, key, quote, sent_ms)
+            _, encoding, mode = topic
+            if mode != "full":
+                shown = quote
             else:
-                self._hub.publish(topic, encode_quote(encoding, key, quote, sent_ms))
+                shown = full = full or full_quote(quote, self._detail(key))
+            if encoding in DELTAS:
+                self._publish_delta(topic, key, shown, sent_ms)
+            else:
+                self._hub.publish(topic, encode_quote(encoding, key, shown, sent_ms, mode))
         self._metrics.frames_published += len(topics)
 
     def _publish_delta(
         self, topic: QuoteTopic, key: InstrumentKey, quote: Quote, sent_ms: int
     ) -> None:
+        _, encoding, mode = topic
         base = self._sent.get(topic)
         self._sent[topic] = quote
         # Readers hold a renamed stock under its old name: what changed of the new one is no use.
-        if base is None or base.symbol != quote.symbol:
-            self._hub.publish(topic, encode_quote(topic.encoding, key, quote, sent_ms))
+        if (
+            base is None
+            or base.symbol != quote.symbol
+            or (mode == "full" and has_lost(base, quote))
+        ):
+            self._hub.publish(topic, encode_quote(encoding, key, quote, sent_ms, mode))
             return
-        frame = encode_delta(topic.encoding, base, quote, sent_ms)
+        frame = encode_delta(encoding, base, quote, sent_ms, mode)
         if self._hub.has_late(topic):
-            whole = encode_quote(topic.encoding, key, quote, sent_ms)
+            whole = encode_quote(encoding, key, quote, sent_ms, mode)
             self._hub.publish(topic, frame, late_frame=whole)
         else:
             self._hub.publish(topic, frame)

@@ -7,26 +7,19 @@ from odin.hub.hub import Hub
 from odin.market.instruments import InstrumentRegistry
 from odin.market.quotes import QuoteBoard
 from odin.metrics import Metrics
-from odin.model import InstrumentKey, Subscription
+from odin.model import InstrumentKey, Mode, Subscription
+from odin.protocols.accounts import Accounts
 from odin.protocols.enhanced.publisher import QuotePublisher
+from odin.protocols.enhanced.resume import TokenStore
 from odin.protocols.enhanced.wire import MarketView
-from odin.protocols.newcomers import Newcomers
 from odin.settings import LimitSettings
 
 
-class SubscriptionStore(Protocol):
+class SubscriptionStore(TokenStore, Protocol):
     """Reads a client's subscriptions."""
 
     async def load_subscriptions(self, client_id: str) -> list[Subscription]:
         """Return them in the order they were made; empty for an unknown client."""
-        ...
-
-    async def resume_sha256(self, client_id: str) -> str | None:
-        """Return the hash of the client's resume token, None where it has none."""
-        ...
-
-    async def keep_resume_token(self, client_id: str, resume_sha256: str) -> None:
-        """Keep the hash of a known client's first resume token."""
         ...
 
 
@@ -40,6 +33,7 @@ class SubscriptionJournal(Protocol):
         remove: Sequence[InstrumentKey] = (),
         now_ms: int = 0,
         resume_sha256: str | None = None,
+        modes: Sequence[tuple[InstrumentKey, Mode]] = (),
     ) -> None:
         """Return when the change is on disk; raise StoreUnavailable if it is not."""
         ...
@@ -54,6 +48,10 @@ class Market(Protocol):
 
     def is_streaming(self, exchange: str) -> bool:
         """Whether market_data of this exchange flows now."""
+        ...
+
+    def is_stale(self, key: InstrumentKey) -> bool:
+        """Whether the instrument had no tick for long, in an open market."""
         ...
 
 
@@ -74,4 +72,4 @@ class Services(NamedTuple):
     wall_ms: Callable[[], int]
     """Real time, for the database."""
     metrics: Metrics
-    newcomers: Newcomers
+    accounts: Accounts

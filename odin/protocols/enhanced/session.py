@@ -7,22 +7,21 @@ are carried out one at a time.
 """
 
 import asyncio
-import hmac
 import logging
-import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import repeat
 
-from odin.auth.keys import digest
 from odin.errors import ClientError, Disconnect, StoreError, StoreFull, StoreUnavailable
 from odin.hub.outbox import Subscriber
-from odin.market.instruments import Resolution, ascii_upper
-from odin.model import InstrumentKey, Subscription
+from odin.market.instruments import Resolution
+from odin.model import InstrumentKey, Mode, Subscription
 from odin.protocols.base import Peer
 from odin.protocols.enhanced import wire
 from odin.protocols.enhanced.encodings import DELTAS, encode_quote
+from odin.protocols.enhanced.modes import full_quote
+from odin.protocols.enhanced.resume import ResumeToken
 from odin.protocols.enhanced.services import Services
+from odin.protocols.enhanced.watchlist import Watchlist
 from odin.protocols.enhanced.wire import Echo, Request
 from odin.protocols.frames import text_frame
 from odin.topics import Encoding, QuoteTopic
@@ -45,13 +44,12 @@ class Session:
         "_hub",
         "_is_known",
         "_is_loaded",
-        "_is_token_known",
         "_lock",
         "_owner",
-        "_resume_sha256",
+        "_resume",
         "_services",
         "_subscriber",
-        "_subscriptions",
+        "_watchlist",
         "client_id",
         "id",
         "key_id",
@@ -76,36 +74,27 @@ class Session:
         self._hub = services.hub
         self._subscriber: Subscriber | None = None
         self._encoding: Encoding = "json"
-        self._subscriptions: dict[InstrumentKey, str] = {}
-        """In the order they were made, with the symbol each had then."""
+        self._watchlist = Watchlist(services.registry)
         self._is_loaded = False
         self._owner = owner
-        """Whose limit of new client_ids counts: an API key's id or an address."""
+        """Whose account counts: an API key's id or an address."""
         self._is_known = False
         """Whether the client_id had subscriptions, or was counted against that limit."""
-        self._resume_sha256: str | None = None
-        self._is_token_known = False
+        self._resume: ResumeToken | None = None
+        """Only where resume tokens are required."""
         self._lock = asyncio.Lock()
         """Held while subscriptions are read from the store or changed."""
 
     # ------------------------------------------------------------------ connections
 
     async def authorize(self, token: str) -> str:
-        """Let the owner of the session go on: return "" for its resume token, and a new one for
-        whoever is first. Raises ClientError resume_token_required for others, or StoreUnavailable;
+        """Let the owner of the session go on: return "" for its resume token, and a new one while
+        none binds. Raises ClientError resume_token_required for others, or StoreUnavailable;
         the live connection is left alone then."""
         async with self._lock:
-            if not self._is_token_known:
-                self._resume_sha256 = await self._services.store.resume_sha256(self.id)
-                self._is_token_known = True
-            if self._resume_sha256 is None:
-                new = f"odin_resume_{secrets.token_urlsafe(32)}"
-                await self._services.store.keep_resume_token(self.id, digest(new))
-                self._resume_sha256 = digest(new)
-                return new
-            if not hmac.compare_digest(digest(token), self._resume_sha256):
-                raise ClientError("resume_token_required")
-            return ""
+            if self._resume is None:
+                self._resume = await ResumeToken.read(self._services.store, self.id)
+            return self._resume.accept(token)
 
     def displace(self, peer: Peer) -> bool:
         """Give the session to a newer connection, at once; return whether another one had it.
@@ -137,6 +126,10 @@ class Session:
             self.peer = None
             self._detach()
 
+    def forget(self) -> None:
+        """Let go of what is kept in memory, after the last connection."""
+        self._services.accounts.of(self._owner).release(len(self._watchlist))
+
     def _detach(self, last_word: bytes = b"") -> None:
         if self._subscriber is not None:
             self._hub.detach(self._subscriber, last_word)
@@ -152,19 +145,21 @@ class Session:
             if not self._is_loaded:
                 try:
                     held = await services.store.load_subscriptions(self.id)
+                    services.accounts.of(self._owner).hold(len(held))
                 except StoreError:
-                    error = ClientError("store_unavailable")
-                    peer.write(text_frame(self._error(error, wire.NO_ECHO)))
-                    peer.end(1013)
+                    self._dismiss(peer, ClientError("store_unavailable"), 1013)
                     return
-                self._subscriptions = dict(map(self._shared, held))
+                except ClientError as error:
+                    self._dismiss(peer, error, 4429)
+                    return
+                self._watchlist.load(held)
                 self._is_loaded = True
                 self._is_known = bool(held)
             if self.peer is not peer:
                 return  # a newer connection came while this one waited
             self._subscriber = self._hub.attach(peer)
             self._encoding = encoding
-            keys = list(self._subscriptions)
+            keys = list(self._watchlist)
             view = services.market.view()
             limits = services.announced_limits
             data = wire.welcome_fields(
@@ -190,6 +185,9 @@ class Session:
             return
         echo = wire.NO_ECHO
         try:
+            self._services.accounts.ask(self._owner)
+            if self._resume is not None:
+                await self._resume.bind(self.id, has_row=bool(self._watchlist))
             request = wire.decode_request(text)
             echo = wire.echo_of(request)
             await self._carry_out(request)
@@ -198,6 +196,7 @@ class Session:
             error = known
             if known.code == "invalid_request":
                 echo = wire.echo_of_refused(text)
+            metrics.requests_rate_limited += known.code == "rate_limited"
         except StoreUnavailable:
             error = ClientError("store_unavailable")
         except StoreFull:
@@ -271,23 +270,25 @@ class Session:
 
     async def _subscribe(self, request: Request) -> None:
         services = self._services
+        mode = wire.mode_of(request)
         async with self._lock:
             found, failed = self._resolve(request, "no_stocks_subscribe")
-            held = self._subscriptions
+            held = self._watchlist
             already = [item.label for key, item in found.items() if key in held]
             added = {key: _symbol(item) for key, item in found.items() if key not in held}
+            changed = [
+                (key, mode)
+                for key in found
+                if mode is not None and key in held and held.mode(key) != mode
+            ]
             self._check_room(len(added))
-            if added:
-                if not self._is_known:
-                    services.newcomers.admit(self._owner)
-                    self._is_known = True
-                now_ms = services.wall_ms()
-                new = list(map(Subscription, added, added.values(), repeat(now_ms)))
-                await services.journal.record(
-                    self.id, add=new, now_ms=now_ms, resume_sha256=self._resume_sha256
-                )
+            if added or changed:
+                await self._record(added, mode or "quote", changed)
             # From here to the last known quotes nothing awaits: no tick can come between them.
-            held.update(added)
+            left = self._topics(key for key, _ in changed)
+            held.add(added, mode or "quote")
+            if mode is not None:
+                held.change((key for key, _ in changed), mode)
             view = services.market.view()
             data: dict[str, object] = {
                 "action": "subscribe",
@@ -303,30 +304,47 @@ class Session:
             status = "success" if found else "error"
             message = None if found else "None of the stocks could be subscribed"
             self._answer(request, "subscription_response", status, data, message)
-            self._stream(added, found)
+            self._stream([*added, *(key for key, _ in changed)], found, left)
+
+    async def _record(
+        self,
+        added: Mapping[InstrumentKey, str],
+        mode: Mode,
+        changed: Sequence[tuple[InstrumentKey, Mode]],
+    ) -> None:
+        """Make new stocks (with their symbols) and new modes of held ones durable, all or none."""
+        services = self._services
+        if added and not self._is_known:
+            services.accounts.bring_client(self._owner)
+            self._is_known = True
+        now_ms = services.wall_ms()
+        new = [Subscription(key, symbol, now_ms, mode) for key, symbol in added.items()]
+        sha256 = self._resume.sha256 if self._resume is not None else None
+        with services.accounts.of(self._owner).holding(len(new)):
+            await services.journal.record(
+                self.id, add=new, now_ms=now_ms, resume_sha256=sha256, modes=changed
+            )
 
     async def _unsubscribe(self, request: Request) -> None:
         services = self._services
         async with self._lock:
             found, failed = self._resolve(request, "no_stocks_unsubscribe", among_held=True)
-            removed = [key for key in found if key in self._subscriptions]
-            failed += [
-                wire.not_subscribed(item)
-                for key, item in found.items()
-                if key not in self._subscriptions
-            ]
+            held = self._watchlist
+            removed = [key for key in found if key in held]
+            failed += [wire.not_subscribed(item) for key, item in found.items() if key not in held]
             if removed:
                 now_ms = services.wall_ms()
                 await services.journal.record(self.id, remove=removed, now_ms=now_ms)
-            for key in removed:
-                del self._subscriptions[key]
+            topics = self._topics(removed)
+            held.remove(removed)
+            services.accounts.of(self._owner).release(len(removed))
             if self._subscriber is not None:
-                self._hub.unsubscribe(self._subscriber, self._topics(removed))
+                self._hub.unsubscribe(self._subscriber, topics)
             data = {
                 "action": "unsubscribe",
                 "unsubscribed_stocks": [found[key].label for key in removed],
                 "failed_stocks": [item.stock for item in failed],
-                "total_subscribed": len(self._subscriptions),
+                "total_subscribed": len(held),
                 "failed_details": wire.failed_details(failed),
             }
             status = "success" if removed else "error"
@@ -334,20 +352,7 @@ class Session:
             self._answer(request, "subscription_response", status, data, message)
 
     def _get_subscriptions(self, request: Request) -> None:
-        keys = list(self._subscriptions)
-        symbols = list(map(self._name, keys))
-        data = {
-            "subscribed_tokens": [str(key.token) for key in keys],
-            "subscribed_symbols": symbols,
-            "subscribed_exchanges": [key.exchange for key in keys],
-            "subscribed_segments": [key.segment for key in keys],
-            "total_subscribed": len(symbols),
-            "unavailable_stocks": [
-                symbol
-                for key, symbol in zip(keys, symbols, strict=True)
-                if self._services.registry.get(key) is None
-            ],
-        }
+        data = self._watchlist.fields(self._services.market.is_stale)
         self._answer(request, "subscriptions", data=data)
 
     def _market_status(self, request: Request) -> None:
@@ -357,13 +362,15 @@ class Session:
     def _snapshot(self, request: Request) -> None:
         services = self._services
         failed: list[Resolution] = []
-        keys: Iterable[InstrumentKey] = self._subscriptions
+        keys: Iterable[InstrumentKey] = self._watchlist
         if request.stocks is not None or request.tokens is not None:
             keys, failed = self._resolve(request, None)
         quotes = {key: services.board.quote(key) for key in keys}
         data = {
             "quotes": [quote for quote in quotes.values() if quote is not None],
-            "without_quote": [self._name(key) for key, quote in quotes.items() if quote is None],
+            "without_quote": [
+                self._watchlist.name(key) for key, quote in quotes.items() if quote is None
+            ],
             "failed_stocks": [item.stock for item in failed],
             "failed_details": wire.failed_details(failed),
         }
@@ -374,75 +381,50 @@ class Session:
     def _resolve(
         self, request: Request, empty_code: str | None, *, among_held: bool = False
     ) -> tuple[dict[InstrumentKey, Resolution], list[Resolution]]:
-        """Return what the request names: found by key, and what failed; each once, in order.
-
-        among_held: names that the registry does not know are looked for among the subscriptions,
-        so that an instrument that vanished from the master can still be unsubscribed.
-        """
+        """Return what the request names, found by key, and what failed; see Watchlist.resolve."""
         names = request.names
         if not names and empty_code is not None:
             raise ClientError(empty_code)
         limit = self._services.limits.stocks_per_request
         if len(names) > limit:
             raise ClientError("too_many_stocks", count=len(names), limit=limit)
-        held = self._held_names() if among_held else {}
-        found: dict[InstrumentKey, Resolution] = {}
-        failed: dict[str, Resolution] = {}
-        for item in self._services.registry.resolve_many(names):
-            if item.instrument is not None:
-                found.setdefault(item.instrument.key, item)
-            elif (key := held.get(ascii_upper(item.stock.strip()))) is not None:
-                found.setdefault(key, item._replace(label=self._subscriptions[key]))
-            else:
-                failed.setdefault(item.stock, item)
-        return found, list(failed.values())
-
-    def _held_names(self) -> dict[str, InstrumentKey]:
-        """Return what is held but no longer listed, by symbol and by token."""
-        find = self._services.registry.get
-        names: dict[str, InstrumentKey] = {}
-        for key, symbol in self._subscriptions.items():
-            if find(key) is None:
-                names[symbol] = names[str(key.token)] = key
-        return names
-
-    def _shared(self, item: Subscription) -> tuple[InstrumentKey, str]:
-        """Return key and symbol of what was loaded, by the registry's own objects if it can be:
-        thousands of clients hold the same stocks."""
-        listed = self._services.registry.get(item.key)
-        if listed is None or listed.symbol != item.symbol:
-            return item.key, item.symbol
-        return listed.key, listed.symbol
-
-    def _name(self, key: InstrumentKey) -> str:
-        instrument = self._services.registry.get(key)
-        return self._subscriptions[key] if instrument is None else instrument.symbol
+        return self._watchlist.resolve(names, among_held=among_held)
 
     def _check_room(self, added: int) -> None:
-        count = len(self._subscriptions) + added
+        count = len(self._watchlist) + added
         limit = self._services.limits.subscriptions_per_client
         if added and count > limit:
             raise ClientError("subscription_limit", count=count, limit=limit)
 
     # ------------------------------------------------------------------ quotes
 
-    def _topics(self, keys: Iterable[InstrumentKey]) -> list[QuoteTopic]:
-        return [_topic(key, self._encoding) for key in keys]
+    def _topic(self, key: InstrumentKey) -> QuoteTopic:
+        return _topic(key, self._encoding, self._watchlist.mode(key))
 
-    def _stream(self, added: Collection[InstrumentKey], shown: Collection[InstrumentKey]) -> None:
-        """Let the quotes of `added` flow, beginning with the last known ones of `shown`."""
+    def _topics(self, keys: Iterable[InstrumentKey]) -> list[QuoteTopic]:
+        return [self._topic(key) for key in keys]
+
+    def _stream(
+        self,
+        added: Collection[InstrumentKey],
+        shown: Collection[InstrumentKey],
+        left: Collection[QuoteTopic] = (),
+    ) -> None:
+        """Let the quotes of `added` flow, beginning with the last known ones of `shown`, and
+        those of the topics `left` no longer."""
         if self._subscriber is None:
             return
         if self._encoding == "binary" and added:
             self._put(self._instruments(added))
         self._hub.subscribe(self._subscriber, self._topics(added))
+        self._hub.unsubscribe(self._subscriber, left)
         if self._encoding in DELTAS:
             self._services.quotes.begin(self._topics(shown))
         self._hub.deliver(self._subscriber, self._last_known(shown))
 
     def _instruments(self, keys: Iterable[InstrumentKey]) -> bytes:
         """Return what a reader of binary quotes must know of these: they carry no symbols."""
-        names = [(key, self._name(key)) for key in keys]
+        names = [(key, self._watchlist.name(key)) for key in keys]
         return wire.encode_instruments(names, self.client_id, self._services.now_ms())
 
     def _last_known(self, keys: Collection[InstrumentKey]) -> list[tuple[QuoteTopic, bytes]]:
@@ -457,8 +439,11 @@ class Session:
         for key in keys:
             quote = services.board.quote(key)
             if quote is not None and flows[key.exchange]:
-                frame = encode_quote(self._encoding, key, quote, now_ms, is_snapshot=True)
-                items.append((_topic(key, self._encoding), frame))
+                mode = self._watchlist.mode(key)
+                if mode == "full":
+                    quote = full_quote(quote, services.board.detail(key))
+                frame = encode_quote(self._encoding, key, quote, now_ms, mode, is_snapshot=True)
+                items.append((self._topic(key), frame))
         return items
 
 

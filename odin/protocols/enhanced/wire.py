@@ -14,7 +14,7 @@ import msgspec
 from odin.clock import ist_datetime_text
 from odin.errors import STOCK_ERRORS, ClientError, mask_secrets, reflect
 from odin.market.instruments import Resolution
-from odin.model import FeedStatus, InstrumentKey, MarketStatus
+from odin.model import MODES, FeedGap, FeedStatus, InstrumentKey, MarketStatus, Mode
 from odin.topics import Encoding
 
 ACTIONS = ("subscribe", "unsubscribe", "get_subscriptions", "market_status", "ping", "snapshot")
@@ -60,6 +60,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     stocks: list[str | int] | None = None
     tokens: list[str | int] | None = None
     """Accepted beside `stocks`: an earlier guide called it so."""
+    mode: object = None
+    """Anything, because it counts in `subscribe` alone: see `mode_of`."""
     request_id: str | int | None = None
     timestamp: int | float | str | None = None
 
@@ -138,6 +140,19 @@ def echo_of(request: Request) -> Echo:
     return Echo(request.request_id, request.timestamp)
 
 
+def mode_of(request: Request) -> Mode | None:
+    """Return the mode a request asks for, None where it asks for none.
+
+    Raises ClientError invalid_mode.
+    """
+    if request.mode is None:
+        return None
+    for mode in MODES:
+        if mode == request.mode:
+            return mode
+    raise ClientError("invalid_mode")
+
+
 _MAX_ECHO_CHARS = 128
 _decoder = msgspec.json.Decoder(Request)
 
@@ -174,6 +189,9 @@ class MarketView(NamedTuple):
     gate: str
     is_simulated: bool
     feed: FeedStatus
+    """What the feeds do, in one word for all."""
+    feeds: Sequence[FeedStatus] = ()
+    """Each of them; empty where there is but one."""
 
 
 # ---------------------------------------------------------------------- encoding
@@ -217,6 +235,18 @@ def encode_error(error: ClientError, client_id: str, now_ms: int, echo: Echo = N
     return encode_message(
         "error", "error", client_id, now_ms, message=error.message, code=error.code, echo=echo
     )
+
+
+def encode_gap(gap: FeedGap, now_ms: int) -> bytes:
+    """Return a feed_gap message: from when to when nothing came from a feed."""
+    data = {
+        "feed": gap.feed,
+        "from": gap.from_ms,
+        "to": gap.to_ms,
+        "from_time": instant(gap.from_ms),
+        "to_time": instant(gap.to_ms),
+    }
+    return encode_message("feed_gap", "success", "", now_ms, data=data)
 
 
 def encode_instruments(
@@ -269,6 +299,7 @@ def market_status_fields(view: MarketView) -> dict[str, object]:
         "gate": view.gate,
         "simulated": view.is_simulated,
         "feed": feed_fields(view.feed),
+        "feeds": [feed_fields(feed) for feed in view.feeds or (view.feed,)],
     }
 
 

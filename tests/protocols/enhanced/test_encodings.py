@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict, replace
 
 from odin.errors import ClientError
-from odin.model import InstrumentKey, Quote
+from odin.model import MODES, Depth, Detail, InstrumentKey, Level, Mode, Quote
 from odin.protocols.enhanced.encodings import (
     ENCODINGS,
     SUBPROTOCOLS,
@@ -21,6 +21,7 @@ from odin.protocols.enhanced.encodings import (
     encode_quote,
     negotiate,
 )
+from odin.protocols.enhanced.modes import FullQuote, full_quote, has_lost
 from odin.topics import Encoding
 from tests.protocols.test_frames import read_frame
 
@@ -31,6 +32,16 @@ RELIANCE = Quote(
     1756971590198, "2025-09-04T13:09:51.651469068+05:30", False, False,
 )  # fmt: skip
 """The quote of the integration guide."""
+DETAIL = Detail(
+    1366.12,
+    412_345,
+    398_001,
+    None,
+    Depth(
+        (Level(1365.5, 120, 3), Level(1365.45, 800, 11)),
+        (Level(1365.55, 75, 2),),
+    ),
+)
 SENT_MS = 1756971591651
 VECTORS = Path(__file__).resolve().parents[3] / "clients" / "vectors" / "encodings"
 
@@ -87,9 +98,64 @@ def test_a_snapshot_says_so_and_a_live_quote_does_not() -> None:
 def test_unknown_values_are_null_not_absent_and_not_invented() -> None:
     quote = replace(RELIANCE, prev_close=None, close=None, week_52_high=None)
     data = opened("json", encode_quote("json", KEY, quote, 1))["data"]
-    assert list(data) == list(Quote.__struct_fields__)
+    assert list(data) == [name for name in Quote.__struct_fields__ if name != "source"]
     assert data["prev_close"] is None
     assert data["week_52_high"] is None
+
+
+def test_the_source_is_told_where_there_is_one() -> None:
+    message = opened("json", encode_quote("json", KEY, replace(RELIANCE, source="kite"), 1))
+    assert list(message["data"])[-1] == "source"
+    assert message["data"].pop("source") == "kite"
+    assert message == opened("json", encode_quote("json", KEY, RELIANCE, 1))
+
+
+# ---------------------------------------------------------------------- modes
+
+
+def test_ltp_is_compact() -> None:
+    expected = (
+        '{"type":"market_data","symbol":"RELIANCE","token":"2885","exchange":"NSE","data":'
+        '{"ltp":1365.5,"percent_change":-0.5172665015299366,"timestamp":1756971590198},'
+        '"timestamp":1756971591651,"mode":"ltp"}'
+    )
+    assert payload(encode_quote("json", KEY, RELIANCE, SENT_MS, "ltp")).decode() == expected
+
+
+def test_full_is_the_quote_and_after_it_what_the_feed_told() -> None:
+    frame = encode_quote("json", KEY, full_quote(RELIANCE, DETAIL), SENT_MS, "full")
+    text = payload(frame).decode()
+    quote = payload(encode_quote("json", KEY, RELIANCE, SENT_MS)).decode()
+    assert text.startswith(quote[: quote.index('},"timestamp":')])
+    assert text.endswith(
+        '"is_new_week_52_low":false,"avg_price":1366.12,"total_buy_qty":412345,'
+        '"total_sell_qty":398001,"depth":{"buy":[{"price":1365.5,"quantity":120,"orders":3},'
+        '{"price":1365.45,"quantity":800,"orders":11}],"sell":[{"price":1365.55,"quantity":75,'
+        '"orders":2}]}},"timestamp":1756971591651,"mode":"full"}'
+    )
+
+
+@pytest.mark.parametrize("detail", [None, Detail()])
+def test_full_without_details_is_the_quote(detail: Detail | None) -> None:
+    frame = encode_quote("json", KEY, full_quote(RELIANCE, detail), SENT_MS, "full")
+    message = opened("json", frame)
+    assert message.pop("mode") == "full"
+    assert message == opened("json", encode_quote("json", KEY, RELIANCE, SENT_MS))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("encoding", ["json-delta", "msgpack", "msgpack-delta"])
+def test_a_mode_says_the_same_in_each_self_describing_encoding(
+    encoding: Encoding, mode: Mode
+) -> None:
+    quote = full_quote(RELIANCE, DETAIL) if mode == "full" else RELIANCE
+    for is_snapshot in (False, True):
+        text = encode_quote("json", KEY, quote, SENT_MS, mode, is_snapshot=is_snapshot)
+        frame = encode_quote(encoding, KEY, quote, SENT_MS, mode, is_snapshot=is_snapshot)
+        message = opened(encoding, frame)
+        assert message == orjson.loads(payload(text))
+        assert message.get("mode", "quote") == mode
+        assert message.get("snapshot", False) == is_snapshot
 
 
 def test_no_message_can_hold_nan() -> None:
@@ -129,6 +195,47 @@ def test_a_delta_put_over_its_base_is_the_new_quote_and_holds_nothing_else(
     }
 
 
+numbers = st.none() | st.integers(0, 2)
+sides = st.lists(st.builds(Level, prices, st.just(5), st.just(1)), max_size=2).map(tuple)
+full_quotes = st.builds(
+    full_quote,
+    quotes,
+    st.none()
+    | st.builds(
+        Detail,
+        st.none() | prices,
+        numbers,
+        numbers,
+        numbers,
+        st.none() | st.builds(Depth, sides, sides),
+    ),
+)
+
+
+def plain(value: object) -> dict[str, Any]:
+    shown: dict[str, Any] = orjson.loads(msgspec.json.encode(value))
+    return shown
+
+
+@given(full_quotes, full_quotes, st.sampled_from(["json-delta", "msgpack-delta"]))
+def test_a_full_delta_put_over_its_base_is_the_new_quote_unless_something_is_lost(
+    base: FullQuote, quote: FullQuote, encoding: Encoding
+) -> None:
+    message = opened(encoding, encode_delta(encoding, base, quote, SENT_MS, "full"))
+    merged = plain(base) | message["data"]
+    assert has_lost(base, quote) == (merged != plain(quote))
+    assert list(message)[-2:] == ["delta", "mode"]
+    if base.depth == quote.depth:
+        assert "depth" not in message["data"]
+
+
+@given(quotes, quotes)
+def test_an_ltp_delta_tells_only_what_the_mode_shows(base: Quote, quote: Quote) -> None:
+    message = opened("json-delta", encode_delta("json-delta", base, quote, SENT_MS, "ltp"))
+    assert message["data"] == ({} if base.ltp == quote.ltp else {"ltp": quote.ltp})
+    assert (message["symbol"], message["delta"], message["mode"]) == ("RELIANCE", True, "ltp")
+
+
 def test_an_ordinary_tick_makes_a_delta_of_less_than_half_the_size() -> None:
     after = replace(
         RELIANCE,
@@ -153,29 +260,35 @@ def vectors() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("vector", vectors(), ids=lambda vector: vector["name"])
 def test_the_clients_vectors_are_what_the_server_sends(vector: dict[str, Any]) -> None:
     encoding = vector["format"]
-    held: Quote | None = None
+    held: dict[str, Any] = {}
+    base: Quote | None = None
     for message, shown in zip(vector["messages"], vector["frames"], strict=True):
         listed = (vector.get("instruments") or [{}])[0]
         key = InstrumentKey(message["exchange"], listed.get("segment", "CM"), int(message["token"]))
-        fields = (asdict(held) if held else {}) | message["data"]
-        quote = msgspec.convert(fields, Quote)
+        sent_ms, mode = message["timestamp"], message.get("mode", "quote")
+        held = (held if message.get("delta") else {}) | message["data"]
+        quote = (
+            replace(RELIANCE, **held)
+            if mode == "ltp"
+            else msgspec.convert(held, FullQuote if mode == "full" else Quote)
+        )
         if message.get("delta"):
-            assert held is not None
-            frame = encode_delta(encoding, held, quote, message["timestamp"])
+            assert base is not None
+            frame = encode_delta(encoding, base, quote, sent_ms, mode)
         else:
             is_snapshot = message.get("snapshot", False)
-            frame = encode_quote(
-                encoding, key, quote, message["timestamp"], is_snapshot=is_snapshot
-            )
+            frame = encode_quote(encoding, key, quote, sent_ms, mode, is_snapshot=is_snapshot)
         expected = shown.encode() if encoding.startswith("json") else bytes.fromhex(shown)
         assert payload(frame) == expected
-        held = quote
-    assert held is not None
-    assert asdict(held) == vector["quote"]
+        base = quote
+    names = {name: vector["messages"][-1][name] for name in ("symbol", "token", "exchange")}
+    assert names | held == vector["quote"]
 
 
-def test_there_is_a_vector_for_every_encoding_but_the_default() -> None:
-    assert {vector["format"] for vector in vectors()} == {*ENCODINGS} - {"json"}
+def test_there_is_a_vector_for_every_encoding_and_for_every_mode() -> None:
+    assert {vector["format"] for vector in vectors()} == {*ENCODINGS}
+    modes = {message.get("mode", "quote") for v in vectors() for message in v["messages"]}
+    assert modes == {*MODES}
 
 
 # ---------------------------------------------------------------------- choosing

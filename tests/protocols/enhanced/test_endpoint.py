@@ -135,7 +135,8 @@ async def test_fault_3_a_reader_that_is_stuck_delays_nobody(server: Server) -> N
             last = 0.0
             while last < 1399.9:
                 last = (await reader.quote())["data"]["ltp"]
-        assert server.node.hub.late_count == 1
+            while server.node.hub.late_count != 1:  # the burst may have made the reader late too
+                await asyncio.sleep(0.01)
         stuck_transport.resume_reading()
         newest = {}
         async with asyncio.timeout(10):
@@ -480,7 +481,7 @@ async def test_two_exchanges_list_the_same_name(server: Server) -> None:
     await server.node.store.save_instruments(
         [Instrument(SBIN, "SBIN", series="EQ"), Instrument(bse, "SBIN", series="A")], [], "t", 1
     )
-    await server.node._load_instruments()
+    await server.node.upkeep._load_instruments()
     async with Client(server.ws, "me") as client:
         data = (await client.subscribe("SBIN", "BSE:SBIN", "500112"))["data"]
         assert data["subscribed_stocks"] == ["SBIN", "SBIN (BSE)"]
@@ -697,13 +698,13 @@ async def test_quotes_come_in_the_encoding_asked_for_and_all_else_as_json(
         for message in messages:
             if encoding == "binary":
                 names = {(1, 1, 3045): (SBIN, "SBIN")}
-                held = msgspec.structs.asdict(decode_binary(message.data, names).quote)
+                held = msgspec.to_builtins(decode_binary(message.data, names).quote)
             else:
                 decode = msgspec.json.decode if is_text else msgspec.msgpack.decode
                 held |= decode(message.data)["data"]
         quote = server.node.board.quote(SBIN)
         assert quote is not None
-        assert held == msgspec.structs.asdict(quote)
+        assert held == msgspec.to_builtins(quote)
         assert (await client.ask("ping"))["type"] == "pong"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from odin.auth.keys import create
 from odin.errors import CLIENT_ERRORS, MAX_ERROR_CHARS, ClientError
-from odin.model import FeedStatus, MarketStatus, Quote
+from odin.model import FeedGap, FeedStatus, MarketStatus, Quote
 from odin.protocols.enhanced import wire
 
 RELIANCE = Quote(
@@ -218,7 +218,53 @@ def test_the_fields_of_a_market_status() -> None:
         "gate": "calendar",
         "simulated": False,
         "feed": {"name": "test", "state": "streaming", "stale": False},
+        "feeds": [{"name": "test", "state": "streaming", "stale": False}],
     }
+
+
+def test_a_market_status_names_every_feed() -> None:
+    feeds = (VIEW.feed, FeedStatus("other", "backoff", is_stale=False, last_tick_ms=None))
+    data = wire.market_status_fields(VIEW._replace(feeds=feeds))
+    assert data["feeds"] == [
+        {"name": "test", "state": "streaming", "stale": False},
+        {"name": "other", "state": "backoff", "stale": False},
+    ]
+
+
+def test_a_gap_has_its_times_for_programs_and_for_people() -> None:
+    gap = FeedGap("kite", 1756971591651, 1756971602500)
+    assert orjson.loads(wire.encode_gap(gap, 1756971602600)) == {
+        "type": "feed_gap",
+        "status": "success",
+        "data": {
+            "feed": "kite",
+            "from": 1756971591651,
+            "to": 1756971602500,
+            "from_time": "2025-09-04 13:09:51",
+            "to_time": "2025-09-04 13:10:02",
+        },
+        "timestamp": 1756971602600,
+    }
+
+
+@pytest.mark.parametrize("text", ["ltp", "quote", "full", None])
+def test_a_request_may_say_its_mode(text: str | None) -> None:
+    request = wire.decode_request(json.dumps({"action": "subscribe", "mode": text}))
+    assert wire.mode_of(request) == text
+
+
+@given(
+    st.recursive(
+        st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=5,
+    ).filter(lambda value: value not in ("ltp", "quote", "full"))
+)
+def test_any_other_mode_is_an_error_of_subscribe_alone(value: object) -> None:
+    request = wire.decode_request(json.dumps({"action": "ping", "mode": value}))
+    with pytest.raises(ClientError) as error:
+        wire.mode_of(request)
+    assert error.value.code == "invalid_mode"
 
 
 def test_streaming_data_needs_an_open_market_and_a_live_feed() -> None:
