@@ -21,6 +21,7 @@ from odin import reference
 from odin.clock import ist_date, ist_datetime_text
 from odin.config import check_access
 from odin.errors import ConfigError, OdinError, reflect
+from odin.feeds.sources import check as check_feeds
 from odin.market.sessions import CALENDAR_WARNING_DAYS, Calendar, MarketClock
 from odin.settings import Settings
 from odin.store import operations, sql
@@ -30,7 +31,7 @@ State = Literal["ok", "warning", "problem"]
 SAFE_SQLITE = (3, 51, 3)
 LOW_DISK_BYTES = 1 << 30
 FULL_DISK_BYTES = 100 << 20
-SPARE_FILES = 64
+SPARE_FILES = 128
 """Descriptors that are not connections."""
 CLOCK_SLACK_MS = 5 * 60_000
 MASTER_DAYS = 7
@@ -69,6 +70,7 @@ def examine(settings: Settings, now_ms: int) -> Iterator[Finding]:
     """
     try:
         check_access(settings)
+        check_feeds(settings)
     except ConfigError as error:
         yield from unusable(error)
     else:
@@ -148,7 +150,8 @@ def feed(settings: Settings) -> Finding:
     if settings.market.gate == "always":
         advice = 'set market.gate = "calendar" unless this is a test'
         return Finding("feed", "warning", "data flows outside market hours too", advice)
-    return FEEDS.get(settings.feed.kind, Finding("feed", "ok", settings.feed.kind))
+    used = f"{settings.feed.kind}; odin feed check tries it"
+    return FEEDS.get(settings.feed.kind, Finding("feed", "ok", used))
 
 
 # ---------------------------------------------------------------------- the machine

@@ -93,6 +93,10 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
         "No stocks provided for unsubscription",
         "`unsubscribe` without `stocks` or with none in it.",
     ),
+    "invalid_mode": ErrorSpec(
+        "mode must be ltp, quote or full; nothing was changed",
+        "`subscribe` with another `mode`.",
+    ),
     "binary_message": ErrorSpec(
         "Binary messages are not accepted, send JSON text", "A binary frame arrives."
     ),
@@ -102,11 +106,16 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
     ),
     "subscription_limit": ErrorSpec(
         "{count} subscriptions would pass the limit of {limit}; nothing was changed",
-        "The client would hold more than `limits.subscriptions_per_client`.",
+        "The client would hold more than `limits.subscriptions_per_client`, or all that are "
+        "connected with its API key, or from its address, more than "
+        "`limits.subscriptions_per_key`. Before close code 4429: with what this client_id has kept "
+        "they would; it has it still, and is served when others have left.",
     ),
     "rate_limited": ErrorSpec(
         "Too many requests, the limit is {limit} a second; this one was not carried out",
-        "More requests than `limits.requests_per_s` after the allowed burst.",
+        "More requests than `limits.requests_per_s` on one connection, or than "
+        "`limits.requests_per_s_per_key` with one API key or from one address, after the allowed "
+        "burst. HTTP 429 for the API.",
     ),
     "store_unavailable": ErrorSpec(
         "The subscription could not be saved, nothing was changed; try again shortly",
@@ -135,6 +144,18 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
     "bad_request": ErrorSpec(
         "The request was not HTTP that could be read", "HTTP 400, and the connection ends."
     ),
+    "uri_too_long": ErrorSpec(
+        "The address that was asked for is longer than 8 KiB",
+        "HTTP 414, and the connection ends.",
+    ),
+    "headers_too_large": ErrorSpec(
+        "The request had more than 128 headers or more than 8 KiB of them",
+        "HTTP 431.",
+    ),
+    "expectation_failed": ErrorSpec(
+        "Nothing but 100-continue can be expected of this server",
+        "HTTP 417 for another `Expect`.",
+    ),
     "upgrade_required": ErrorSpec(
         "This address speaks WebSocket: connect with ws://HOST/enhanced-stream?client_id=YOUR_ID",
         "HTTP 426 for a plain GET.",
@@ -142,6 +163,11 @@ CLIENT_ERRORS: dict[str, ErrorSpec] = {
     "origin_not_allowed": ErrorSpec(
         "Pages of this Origin may not connect, see server.cors_origins",
         "HTTP 403 for a web page that is not on the list.",
+    ),
+    "host_not_allowed": ErrorSpec(
+        "This server has another name, see server.host_names",
+        "HTTP 403 for a browser that reads `/`, `/metrics` or the API without authentication by a "
+        "name that is not listed.",
     ),
     "authentication_required": ErrorSpec(
         "Authentication is required, see docs/authentication.md",

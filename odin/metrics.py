@@ -4,7 +4,7 @@ The hot path adds to plain integers; Prometheus objects are made only when `/met
 Every counter is a field here with its help text, so that the list is complete by construction.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,12 @@ class Metrics:
     faults: int = _counter("Unexpected exceptions; each one is a bug and is in the log")
     feed_restarts: int = _counter("Times the feed was started again after it broke off")
     feed_stale_periods: int = _counter("Times the feed fell silent when it should not")
+    feed_messages: int = _counter("Messages received from feeds")
+    feed_bytes: int = _counter("Bytes received from feeds")
+    feed_malformed: int = _counter("Messages of feeds, or parts of them, that made no sense")
+    feed_rests: int = _counter("Times a feed let others run in the middle of a burst")
+    feed_captures_dropped: int = _counter("Messages that a capture lost to a slow or full disk")
+    feed_takeovers: int = _counter("Times the standby feed took over")
     store_commits: int = _counter("Transactions of subscription changes committed")
     store_failures: int = _counter("Subscription changes that could not be saved")
     clients_expired: int = _counter("Idle clients forgotten")
@@ -56,10 +62,15 @@ class Exposition:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+        self._states: list[tuple[str, str, Callable[[], Mapping[str, str]]]] = []
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add `odin_<name>`, read by calling `read` at every scrape."""
         self._gauges.append((f"odin_{name}", help_text, read))
+
+    def states(self, name: str, help_text: str, read: Callable[[], Mapping[str, str]]) -> None:
+        """Add `odin_<name>{name,state}`, 1 for the state that each name is in."""
+        self._states.append((f"odin_{name}", help_text, read))
 
     def collect(self) -> "Iterator[Metric]":
         """Yield every family; called by prometheus_client."""
@@ -70,6 +81,11 @@ class Exposition:
             yield CounterMetricFamily(f"odin_{counter.name}", counter.metadata["help"], value=value)
         for name, help_text, read in self._gauges:
             yield GaugeMetricFamily(name, help_text, value=read())
+        for name, help_text, read_states in self._states:
+            family = GaugeMetricFamily(name, help_text, labels=("name", "state"))
+            for labels in read_states().items():
+                family.add_metric(labels, 1)
+            yield family
 
     def render(self) -> bytes:
         """Return the text of one scrape."""

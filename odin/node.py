@@ -12,25 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from odin import reference
-from odin.clock import NS_PER_MS, Clock, SessionClock, WallClock, ist_date
-from odin.errors import OdinError, StoreError
-from odin.feeds.base import Demand, Feed, FeedSupervisor
+from odin.clock import NS_PER_MS, Clock, WallClock, ist_date
+from odin.errors import StoreError
+from odin.feeds import sources
+from odin.feeds.base import Emit, Feed
+from odin.feeds.demand import Demand, Want
+from odin.feeds.router import FeedRouter, Routes
 from odin.feeds.simulator import Simulator
+from odin.feeds.sources import Source
+from odin.feeds.supervisor import FeedSupervisor
 from odin.hub.hub import Hub
 from odin.market.gate import MarketGate
-from odin.market.history import window_start
 from odin.market.instruments import InstrumentRegistry
 from odin.market.quotes import QuoteBoard
 from odin.market.sessions import Calendar, MarketClock
+from odin.market.staleness import Staleness
 from odin.metrics import Exposition, Metrics
-from odin.model import (
-    FeedStatus,
-    Instrument,
-    InstrumentKey,
-    MarketStatus,
-    Tick,
-    YearSummary,
-)
+from odin.model import FeedGap, FeedStatus, Instrument, InstrumentKey, MarketStatus, Tick
 from odin.protocols.access import Access
 from odin.protocols.admission import Origins
 from odin.protocols.enhanced.endpoint import EnhancedEndpoint
@@ -39,14 +37,15 @@ from odin.settings import Settings
 from odin.store.journal import Journal
 from odin.store.sqlite import SqliteStore
 from odin.topics import QuoteTopic, Topic
+from odin.upkeep import EXCHANGES, Upkeep, read_calendars
 
 if TYPE_CHECKING:
-    from odin.feeds.recordings import Recording
+    from odin.feeds.replay import Replay
 
 log = logging.getLogger("odin.node")
 
-EXCHANGES = ("NSE", "BSE")
-"""Exchanges with a calendar; the first is the one whose status clients are told."""
+QUIET_STATES = frozenset({"idle", "connecting", "streaming"})
+"""Between these a feed changes by demand alone: no news to clients."""
 BELL_CHECK_S = 0.1
 RELOAD_CHECK_S = 2.0
 KEY_CHECK_S = 0.5  # a revoked key must be without effect in two seconds
@@ -73,9 +72,10 @@ class Node:
         store: SqliteStore,
         registry: InstrumentRegistry,
         calendars: dict[str, Calendar],
-        recording: "Recording | None" = None,
+        recording: "sources.AnyRecording | None" = None,
         speed: float | None = None,
         clock: Clock | None = None,
+        instruments_version: int = -1,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics()
@@ -87,47 +87,46 @@ class Node:
         self.board = QuoteBoard(registry.get, self.metrics)
         self.extra_instruments: list[Instrument] = []
         self.clock: Clock
-        self.feed: Feed | None
         self._is_replay = recording is not None
+        self._sources: list[Source]
         if recording is not None:
-            from odin.feeds.replay import Replay
-
-            self.extra_instruments = [
-                item for item in recording.instruments if registry.get(item.key) is None
-            ]
-            for problem in recording.problems:
-                log.warning("a line of the recording was left out", extra={"problem": str(problem)})
-            self.feed = replay = Replay(
-                recording,
-                speed=speed,
-                end_at_ms=self._close_after,
-                is_ready=lambda: self.hub.has_room,
-            )
+            replay = self._replay(recording, speed)
             self.clock = replay.clock
+            self._sources = [Source(replay)]
         else:
-            self.clock = clock or self._market_clock()
-            self.feed = self._simulator() if settings.feed.kind == "simulator" else None
+            self.clock = clock or sources.market_clock(settings, self._calendar)
+            self._sources = sources.build_all(settings, registry, self.metrics, self._simulator)
         self.hub = Hub(
             self.metrics,
             stall_timeout_s=settings.limits.progress_timeout_s,
             on_wanted=self._on_wanted,
             on_unwanted=self._on_unwanted,
         )
-        self.supervisor: FeedSupervisor | None = None
-        if self.feed is not None:
-            self.supervisor = FeedSupervisor(
-                self.feed,
-                self.on_tick,
-                metrics=self.metrics,
-                clock_ms=self.clock.now_ms,
-                is_expected=self._is_data_expected,
-                stale_after_s=settings.feed.stale_after_s,
-                on_status=self._on_feed_status,
-            )
+        feeds = [source.feed for source in self._sources]
+        routes = sources.routes(settings) if recording is None else Routes("replay", {})
+        self._feed_states: dict[str, tuple[bool, bool, str]] = {}
+        self._began_ms = self.clock.now_ms()
+        self._staleness = Staleness(
+            self.board,
+            now_ms=self.clock.now_ms,
+            since_ms=self._expected_since_ms,
+            after_ms=int(settings.feed.instrument_stale_after_s * 1000),
+        )
+        self.router = FeedRouter(
+            feeds,
+            routes,
+            standby="" if self._is_replay else settings.feed.standby,
+            supervise=self._supervise,
+            emit=self.on_tick,
+            on_status=self._on_feed_status,
+            on_gap=self._on_feed_gap,
+            now_ms=self.clock.now_ms,
+            metrics=self.metrics,
+        )
         self.demand = Demand(
             registry.get,
-            self.supervisor.want if self.supervisor else lambda _: None,
-            self.supervisor.unwant if self.supervisor else lambda _: None,
+            self.router.want,
+            self.router.unwant,
             linger_s=settings.feed.linger_s,
         )
         self.access = Access.of(settings, store)
@@ -150,17 +149,24 @@ class Node:
         self.access.on_gone = self.enhanced.expel
         self.started_ms = WallClock().now_ms()
         self.is_ready = False
-        self._is_feed_well = True
         self._tasks: list[asyncio.Task[None]] = []
         self.problems: dict[str, str] = {}
         """What could not be done lately, by what it concerns, until it succeeds again."""
         self.dead_tasks: list[str] = []
         """Names of tasks that ended by a fault: the server needs a restart."""
-        self._instruments_version = -1
-        self._outside_changes = -1
-        self._summaries: dict[InstrumentKey, YearSummary] = {}
-        self._history_day = ""
-        self._calendar_stamp: float | None = None
+        self.upkeep = Upkeep(
+            store,
+            registry,
+            self.board,
+            self.gate,
+            self.clocks,
+            calendar_file=settings.market.calendar_file,
+            extra_instruments=self.extra_instruments,
+            instruments_version=instruments_version,
+            now_ms=self.clock.now_ms,
+            on_instruments=self.demand.refresh,
+            problems=self.problems,
+        )
         self.exposition = Exposition(self.metrics)
         self._add_gauges()
 
@@ -178,6 +184,7 @@ class Node:
 
         clock: market time, where neither the settings' nor the recording's is wanted.
         """
+        sources.check(settings)
         store = await SqliteStore.open(
             settings.store.path,
             busy_timeout_s=settings.store.busy_timeout_s,
@@ -189,13 +196,8 @@ class Node:
             await reference.fill_registry(store, registry)
             recording = None
             if replay is not None:
-                from odin.feeds.recordings import Recording
-
-                recording = Recording.load(
-                    [Path(path) for path in replay.paths],
-                    resolve=lambda name: registry.resolve(name).instrument,
-                    symbol=replay.symbol,
-                )
+                paths = [Path(path) for path in replay.paths]
+                recording = sources.read_recording(settings, paths, replay.symbol, registry)
             node = cls(
                 settings,
                 store,
@@ -204,8 +206,8 @@ class Node:
                 recording,
                 replay.speed if replay is not None else None,
                 clock,
+                version,
             )
-            node._instruments_version = version
             if node.extra_instruments:
                 await reference.fill_registry(store, registry, node.extra_instruments)
             await node._run()
@@ -215,19 +217,17 @@ class Node:
         return node
 
     async def _run(self) -> None:
-        self._calendar_stamp = self._calendar_mtime()
-        self._outside_changes = await self.store.outside_changes()
-        await self._load_history()
+        await self.upkeep.start()
         self.gate.bells(self.clock.now_ms())
         self._start("journal", self.journal.run())
         self._start("bells", self._repeat("bells", BELL_CHECK_S, self._check_bells))
         if self.access.auth is not None:
             await self.access.refresh()
             self._start("keys", self._repeat("keys", KEY_CHECK_S, self.access.refresh))
-        self._start("reload", self._repeat("reload", RELOAD_CHECK_S, self._check_reload))
+        self._start("reload", self._repeat("reload", RELOAD_CHECK_S, self.upkeep.check))
         self._start("housekeeping", self._repeat("housekeeping", TOUCH_S, self._keep_house))
-        if self.supervisor is not None:
-            self._start("feed", self.supervisor.run())
+        for name, supervisor in self.router.supervisors.items():
+            self._start(f"feed {name}", supervisor.run())
         self.is_ready = True
         log.info(
             "ready",
@@ -243,22 +243,29 @@ class Node:
         self.is_ready = False
         await self.enhanced.stop(close_code, self.settings.server.shutdown_grace_s)
         self.demand.close()
+        self.router.close()
         await self.journal.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for source in self._sources:
+            if source.capture is not None:
+                await source.capture.close()
         await self.store.close()
 
     # ------------------------------------------------------------------ the walk of a tick
 
-    def on_tick(self, tick: Tick) -> None:
-        """Apply a tick and send its quote. Never awaits, never raises for a bad tick."""
+    def on_tick(self, tick: Tick, source: str = "") -> None:
+        """Apply a tick and send its quote. Never awaits, never raises for a bad tick.
+
+        source: the feed's name, where quotes are to say it.
+        """
         now_ns = self.clock.now_ns()
         now_ms = now_ns // NS_PER_MS
         exchange = tick.key.exchange
         is_streaming = self.gate.is_streaming(exchange, now_ms)
         is_pre_open = not is_streaming and self.gate.is_before_open(exchange, now_ms)
-        quote = self.board.apply(tick, now_ns, is_pre_open=is_pre_open)
+        quote = self.board.apply(tick, now_ns, is_pre_open=is_pre_open, source=source)
         if quote is None:
             return
         if now_ms >= self.gate.next_change_ms:
@@ -270,25 +277,23 @@ class Node:
 
     def _on_wanted(self, topics: Sequence[Topic]) -> None:
         self.enhanced.quotes.want(topics)
-        self.demand.add(_keys(topics))
+        self.demand.add(_wants(topics))
 
     def _on_unwanted(self, topics: Sequence[Topic]) -> None:
         self.enhanced.quotes.unwant(topics)
-        self.demand.remove(_keys(topics))
+        self.demand.remove(_wants(topics))
 
     # ------------------------------------------------------------------ the market, for protocols
 
     @property
     def is_simulated(self) -> bool:
         """Whether data or time are not the real market's."""
-        return self.clock.is_simulated or (self.feed is not None and self.feed.is_simulated)
+        return self.clock.is_simulated or any(s.feed.is_simulated for s in self._sources)
 
     @property
     def feed_status(self) -> FeedStatus:
-        """What the feed is doing."""
-        if self.supervisor is None:
-            return FeedStatus("none", "stopped", is_stale=False, last_tick_ms=None)
-        return self.supervisor.status
+        """What the feed is doing that now carries what no route names."""
+        return self.router.status
 
     def view(self) -> MarketView:
         """Return what clients are told about the market now."""
@@ -303,6 +308,7 @@ class Node:
             gate=self.gate.name,
             is_simulated=self.is_simulated,
             feed=self.feed_status,
+            feeds=self.router.statuses,
         )
 
     def is_streaming(self, exchange: str) -> bool:
@@ -320,30 +326,33 @@ class Node:
         return status.is_open and status.phase == "open"
 
     def _on_feed_status(self, status: FeedStatus) -> None:
+        """Tell of a change, unless it came by demand alone."""
         log.info("feed", extra={"feed": status.name, "state": status.state})
-        is_well = status.state in {"idle", "connecting", "streaming"} and not status.is_stale
-        if is_well != self._is_feed_well:
-            self._is_feed_well = is_well
+        is_quiet = status.state in QUIET_STATES
+        news = (is_quiet, status.is_stale, self.feed_status.name)
+        before = self._feed_states.get(status.name, (True, False, news[2]))
+        self._feed_states[status.name] = news
+        if news != before or not is_quiet:
             self.enhanced.push_market_status(self.view())
+
+    def _on_feed_gap(self, gap: FeedGap) -> None:
+        log.warning("a feed missed data", extra=gap._asdict())
+        self.enhanced.push_gap(gap)
+
+    def is_stale(self, key: InstrumentKey) -> bool:
+        """Whether an instrument had no tick for long though the market is open."""
+        return self._staleness.is_stale(key)
+
+    def _expected_since_ms(self, now_ms: int) -> int | None:
+        if not self._is_data_expected():
+            return None
+        session = self._session_at(now_ms)
+        return self._began_ms if session is None else session[0]
 
     def _check_bells(self) -> None:
         for at_ms, status in self.gate.bells(self.clock.now_ms()):
             log.info("market opened" if status.is_open else "market closed")
             self.enhanced.push_market_status(self._view(at_ms, status))
-
-    async def _check_reload(self) -> None:
-        """Take in what was imported, edited or begun since the last look."""
-        changes = await self.store.outside_changes()
-        if changes != self._outside_changes:
-            await self._load_instruments()
-            await self._load_history()
-            self._outside_changes = changes  # only now: what failed is tried again
-        stamp = self._calendar_mtime()
-        if stamp != self._calendar_stamp:
-            self._calendar_stamp = stamp
-            self._reload_calendars()
-        if self._trading_day() != self._history_day:
-            await self._load_history()
 
     async def _keep_house(self) -> None:
         """Note who was here, and forget who has not been for long."""
@@ -356,40 +365,6 @@ class Node:
             now_ms - expiry_ms, keep=self.enhanced.connected_clients
         )
         self.metrics.clients_expired += expired
-
-    async def _load_instruments(self) -> None:
-        """Take in a master that was imported since the last time, if there is one."""
-        version = await self.store.instruments_version()
-        if version == self._instruments_version:
-            return
-        await reference.fill_registry(self.store, self.registry, self.extra_instruments)
-        self._instruments_version = version
-        self.board.refresh_names()
-        self.demand.refresh()
-        log.info("instruments were loaded", extra={"instruments": len(self.registry)})
-
-    async def _load_history(self) -> None:
-        """Give the board the year before the market's current trading day, if it is news."""
-        day = self._trading_day()
-        previous = self._calendar.previous_trading_day(day)
-        summaries = await self.store.year_summaries(window_start(previous), previous)
-        if (day, summaries) != (self._history_day, self._summaries):
-            self._summaries, self._history_day = summaries, day
-            self.board.load_history(summaries, day)
-
-    def _reload_calendars(self) -> None:
-        try:
-            calendars = read_calendars(self.settings.market.calendar_file)
-        except OdinError as error:
-            # The operator is in the middle of an edit: what was known stays in force.
-            log.error("the calendar file was not read again", extra={"problem": str(error)})
-            self.problems["calendar file"] = str(error)
-            return
-        self.problems.pop("calendar file", None)
-        for exchange, calendar in calendars.items():
-            self.clocks[exchange].use(calendar)
-        self.gate.reset()
-        log.info("the calendar file was read again")
 
     async def _repeat(
         self, name: str, every_s: float, job: Callable[[], Awaitable[None] | None]
@@ -429,21 +404,40 @@ class Node:
     def _calendar(self) -> Calendar:
         return self.clocks[EXCHANGES[0]].calendar
 
-    def _trading_day(self) -> str:
-        return self._calendar.latest_trading_day(ist_date(self.clock.now_ms()))
+    def _replay(self, recording: "sources.AnyRecording", speed: float | None) -> "Replay":
+        from odin.feeds.replay import Replay
 
-    def _market_clock(self) -> Clock:
-        wall = WallClock()
-        if self.settings.simulator.clock == "wall" or self.settings.feed.kind != "simulator":
-            return wall
-        day = self._calendar.day(self._calendar.latest_trading_day(ist_date(wall.now_ms())))
-        start_ms = day.windows[0][0]
+        self.extra_instruments = [
+            item for item in recording.instruments if self.registry.get(item.key) is None
+        ]
+        for problem in recording.problems:
+            log.warning("a line of the recording was left out", extra={"problem": str(problem)})
+        return Replay(
+            recording,
+            speed=speed,
+            end_at_ms=self._close_after,
+            is_ready=lambda: self.hub.has_room,
+        )
 
-        def next_session(at_ns: int) -> tuple[int, int]:
-            opens_ms, closes_ms = self._calendar.next_session(at_ns // NS_PER_MS)
-            return opens_ms * NS_PER_MS, closes_ms * NS_PER_MS
-
-        return SessionClock(start_ms * NS_PER_MS, next_session)
+    def _supervise(
+        self,
+        feed: Feed,
+        emit: Emit,
+        on_status: Callable[[FeedStatus], None],
+        on_gap: Callable[[FeedGap], None],
+    ) -> FeedSupervisor:
+        credentials = next(s.credentials for s in self._sources if s.feed is feed)
+        return FeedSupervisor(
+            feed,
+            emit,
+            metrics=self.metrics,
+            clock_ms=self.clock.now_ms,
+            is_expected=self._is_data_expected,
+            stale_after_s=self.settings.feed.stale_after_s,
+            on_status=on_status,
+            on_gap=on_gap,
+            has_new_credentials=None if credentials is None else credentials.has_changed,
+        )
 
     def _simulator(self) -> Simulator:
         settings = self.settings.simulator
@@ -452,27 +446,18 @@ class Node:
             rate_hz=settings.rate_hz,
             clock=self.clock,
             is_streaming=lambda: self.is_streaming(EXCHANGES[0]),
-            prev_close=self._last_close,
+            prev_close=lambda key: self.upkeep.last_close(key),
         )
-
-    def _last_close(self, key: InstrumentKey) -> float | None:
-        """Return the close the history has of the day before the market's current one."""
-        summary = self._summaries.get(key)
-        return None if summary is None else summary.prev_close
 
     def _close_after(self, at_ms: int) -> int:
         """Return the close of the session that contains an instant, or the instant itself."""
-        for opens_ms, closes_ms in self._calendar.day(ist_date(at_ms)).windows:
-            if opens_ms <= at_ms < closes_ms:
-                return closes_ms
-        return at_ms
+        session = self._session_at(at_ms)
+        return at_ms if session is None else session[1]
 
-    def _calendar_mtime(self) -> float | None:
-        path = self.settings.market.calendar_file
-        try:
-            return Path(path).stat().st_mtime if path else None
-        except OSError:
-            return None
+    def _session_at(self, at_ms: int) -> tuple[int, int] | None:
+        """Return the opening and close of the session that contains an instant."""
+        windows = self._calendar.day(ist_date(at_ms)).windows
+        return next((window for window in windows if window[0] <= at_ms < window[1]), None)
 
     def _add_gauges(self) -> None:
         gauge = self.exposition.gauge
@@ -488,13 +473,21 @@ class Node:
         gauge("market_open", "1 while market_data flows", lambda: self.view().is_streaming)
         gauge("tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks()))
         gauge("feed_stale", "1 while the feed is stale", lambda: self.feed_status.is_stale)
+        gauge(
+            "stale_instruments",
+            "Wanted instruments without a tick for feed.instrument_stale_after_s in an open market",
+            lambda: sum(map(self.is_stale, self.demand.wanted)),
+        )
+        self.exposition.states(
+            "feed_state",
+            "1 for the state each feed is in",
+            lambda: {status.name: status.state for status in self.router.statuses},
+        )
 
 
-def read_calendars(overrides: str) -> dict[str, Calendar]:
-    """Return the calendar of every exchange, with the operator's overrides if there are any."""
-    path = Path(overrides) if overrides else None
-    return {exchange: reference.read_calendar(exchange, path) for exchange in EXCHANGES}
-
-
-def _keys(topics: Sequence[Topic]) -> list[InstrumentKey]:
-    return [InstrumentKey(*topic.key) for topic in topics if isinstance(topic, QuoteTopic)]
+def _wants(topics: Sequence[Topic]) -> list[Want]:
+    return [
+        Want(InstrumentKey(*topic.key), topic.mode)
+        for topic in topics
+        if isinstance(topic, QuoteTopic)
+    ]

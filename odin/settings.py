@@ -31,8 +31,9 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(
             description="Names that this server is reached by. Pages it serves itself may connect "
-            "when its address is a number, localhost, `server.host` or one of these; with "
-            "authentication any name will do. A foreign page can have a name of its own point here."
+            "and browsers read the API when its address is a number, localhost, `server.host` or "
+            "one of these; with authentication any name will do. A foreign page can have a name "
+            "of its own point here."
         ),
     ] = ()
     allow_anonymous: Annotated[
@@ -111,7 +112,10 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 20
     exempt_addresses: Annotated[
         tuple[str, ...],
-        Meta(description="Addresses that the limits per address do not count."),
+        Meta(
+            description="Addresses that the limits per address do not count. Of other IPv6 "
+            "addresses all of a /64 count as one."
+        ),
     ] = ("127.0.0.1", "::1")
     requests_per_s: Annotated[
         float, Meta(gt=0, description="Requests a second on one connection, on average.")
@@ -119,6 +123,17 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_burst: Annotated[
         int, Meta(ge=1, description="Requests one connection may send at once.")
     ] = 60
+    requests_per_s_per_key: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Requests a second with one API key, or without authentication from one "
+            "address, on average: on all its connections and to the API.",
+        ),
+    ] = 200.0
+    request_burst_per_key: Annotated[
+        int, Meta(ge=1, description="Requests with one API key or from one address at once.")
+    ] = 600
     message_bytes: Annotated[
         int,
         Meta(ge=1024, le=16_777_216, description="Largest message; a larger one closes with 1009."),
@@ -127,6 +142,15 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subscriptions_per_client: Annotated[
         int, Meta(ge=1, description="Stocks one client_id may hold.")
     ] = 3000
+    subscriptions_per_key: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Stocks that all client_ids connected with one API key, or without "
+            "authentication from one address, may hold together; one whose own would pass it is "
+            "closed with 4429, and keeps them.",
+        ),
+    ] = 100_000
     stored_clients: Annotated[
         int,
         Meta(
@@ -190,21 +214,135 @@ class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where market data comes from."""
 
     kind: Annotated[
-        Literal["simulator", "none"],
-        Meta(description='"simulator": a synthetic market, marked as such. "none": no data.'),
+        Literal["simulator", "none", "odin", "kite"],
+        Meta(
+            description='"simulator": a synthetic market, marked as such. "odin": the broadcast '
+            'feed of an ODIN broker, see feeds/odin.md. "kite": Zerodha, see feeds/kite.md. '
+            '"none": no data.'
+        ),
     ] = "simulator"
+    routes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Exchanges and segments that come from another feed than `feed.kind`: "
+            '"MCX=kite", "NSE:FO=kite". The longer name goes first.'
+        ),
+    ] = ()
+    standby: Annotated[
+        Literal["", "odin", "kite"],
+        Meta(
+            description="Feed that takes over the instruments of one that is silent, broken or "
+            "rejected, until it has been well for a minute. Empty: none."
+        ),
+    ] = ""
     stale_after_s: Annotated[
         float,
         Meta(
             gt=0,
             description="The feed counts as stale when nothing arrives for so long in an open "
-            "market.",
+            "market, and chance cannot explain it.",
         ),
     ] = 15.0
+    instrument_stale_after_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="An instrument without a tick for so long in an open market is listed as "
+            "stale in `get_subscriptions`, and counted in the metrics.",
+        ),
+    ] = 300.0
     linger_s: Annotated[
         float,
         Meta(ge=0, description="How long an instrument stays wanted after its last subscriber."),
     ] = 30.0
+    allow_plaintext: Annotated[
+        bool,
+        Meta(description="Let a feed on another machine be reached without TLS (ws://)."),
+    ] = False
+    capture_dir: Annotated[
+        str,
+        Meta(
+            description="Folder in which all that feeds send is kept, byte for byte, for `odin "
+            "replay`. Empty: nothing is kept."
+        ),
+    ] = ""
+    capture_max_mb: Annotated[
+        int, Meta(ge=1, description="What that folder may hold; the oldest files are deleted.")
+    ] = 4096
+
+
+class OdinFeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ODIN broadcast feed of a broker."""
+
+    url: Annotated[
+        str, Meta(description="Address of the broker's broadcast server, wss://HOST:PORT.")
+    ] = ""
+    credentials: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Where user and api_key come from on every connect: env:PREFIX (variables "
+            "PREFIX_USER and PREFIX_API_KEY), file:PATH or command:PROGRAM.",
+        ),
+    ] = "env:ODINFEED"
+    login: Annotated[
+        Literal["password", "token"],
+        Meta(description="How the server knows you: by an API key or password, or by a token."),
+    ] = "token"
+    dialect: Annotated[
+        Literal["plain", "padded"],
+        Meta(
+            description='How requests state their length: "padded" adds four zero bytes, as some '
+            "servers expect."
+        ),
+    ] = "plain"
+    version: Annotated[
+        Literal["FT3.0", "FIX3.0"], Meta(description="Version of the protocol, its tag 63.")
+    ] = "FT3.0"
+    is_binary: Annotated[
+        bool,
+        Meta(description="Ask for binary touchlines: half the bytes, but without the volume."),
+    ] = False
+    segments: Annotated[
+        tuple[str, ...],
+        Meta(description="What each segment number of the server means; servers differ."),
+    ] = (
+        "1=NSE:CM",
+        "2=NSE:FO",
+        "3=BSE:CM",
+        "4=BSE:FO",
+        "5=MCX:CO",
+        "13=NSE:CD",
+        "38=BSE:CD",
+    )
+    indices: Annotated[
+        tuple[str, ...],
+        Meta(description='Indices by segment and token of the server: "1_26000=NSE:NIFTY 50".'),
+    ] = ("1_26000=NSE:NIFTY 50", "1_26009=NSE:NIFTY BANK")
+
+
+class KiteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Zerodha's Kite ticker."""
+
+    url: Annotated[str, Meta(min_length=1, description="Address of the ticker.")] = (
+        "wss://ws.kite.trade"
+    )
+    credentials: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Where api_key and access_token come from on every connect: env:PREFIX "
+            "(variables PREFIX_API_KEY and PREFIX_ACCESS_TOKEN), file:PATH or command:PROGRAM.",
+        ),
+    ] = "env:KITE"
+    connections: Annotated[
+        int,
+        Meta(ge=1, le=3, description="Connections at most, of 3,000 instruments each."),
+    ] = 3
+    indices: Annotated[
+        tuple[str, ...],
+        Meta(description='Indices by instrument_token: "256265=NSE:NIFTY 50".'),
+    ] = ("256265=NSE:NIFTY 50", "260105=NSE:NIFTY BANK", "265=BSE:SENSEX")
 
 
 class SimulatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -244,5 +382,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: StoreSettings = StoreSettings()
     market: MarketSettings = MarketSettings()
     feed: FeedSettings = FeedSettings()
+    odin: OdinFeedSettings = OdinFeedSettings()
+    kite: KiteSettings = KiteSettings()
     simulator: SimulatorSettings = SimulatorSettings()
     log: LogSettings = LogSettings()

@@ -10,12 +10,14 @@ from pathlib import Path
 ODIN = Path(__file__).resolve().parents[1] / "odin"
 
 WRITERS = {
+    "feeds/capture.py",  # captures, in the folder of the settings, named by the feed and the time
     "server/docs.py",  # the reference pages, in a folder the developer names
     "server/run.py",  # the lock beside the database
     "store/operations.py",  # the database, and the backup an operator names
 }
 CALLERS = {
     "doctor.py",  # /health of the server that its own settings describe
+    "feeds/socket.py",  # the venue of the settings, whose redirects are refused
     "server/tail.py",  # the server an operator names
     "server/notify.py",  # the supervisor's socket
 }

@@ -209,7 +209,7 @@ def test_the_version_of_sqlite(version: tuple[int, ...], state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("granted", "state"), [(1024, "problem"), (10_063, "problem"), (10_064, "ok"), (None, "ok")]
+    ("granted", "state"), [(1024, "problem"), (10_127, "problem"), (10_128, "ok"), (None, "ok")]
 )
 def test_open_files_against_the_connections_allowed(granted: int | None, state: str) -> None:
     assert doctor.open_files(10_000, granted).state == state
@@ -344,6 +344,29 @@ def test_settings_that_a_server_would_refuse(tmp_path: Path) -> None:
 def test_feeds_that_are_not_the_market(sections: dict[str, dict[str, object]], said: str) -> None:
     finding = doctor.feed(with_(**sections))
     assert (finding.state, said in finding.text) == ("warning", True)
+
+
+def test_a_feed_of_the_market_and_how_to_try_it() -> None:
+    finding = doctor.feed(with_(feed={"kind": "kite"}))
+    assert (finding.state, finding.text) == ("ok", "kite; odin feed check tries it")
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"feed": {"kind": "odin"}}, "odin.url: must be set: the feed is used"),
+        ({"feed": {"kind": "kite", "standby": "kite"}}, "feed.standby: must be another feed"),
+        ({"feed": {"kind": "kite"}, "kite": {"credentials": "SECRET"}}, "kite.credentials: "),
+        ({"feed": {"routes": ["MCX"]}}, "feed.routes: 'MCX' must be like"),
+    ],
+)
+def test_a_feed_that_could_not_be_built_is_a_problem_and_the_rest_is_looked_at(
+    tmp_path: Path, sections: dict[str, dict[str, object]], said: str
+) -> None:
+    findings = list(examine(settings_for(tmp_path, **sections), OPEN_MS))
+    [problem] = [one for one in findings if one.check == "settings"]
+    assert (problem.state, problem.text.startswith(said)) == ("problem", True)
+    assert "database" in {one.check for one in findings}
 
 
 def test_no_server_is_no_problem(tmp_path: Path) -> None:

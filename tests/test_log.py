@@ -309,7 +309,8 @@ async def test_a_request_that_cannot_be_read_is_not_quoted_in_the_log(tmp_path: 
     for request in UNREADABLE:
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(request.encode("latin-1"))
-        assert b" 400 " in await reader.readline()
+        status = int((await reader.readline()).split()[1])
+        assert status in {400, 414, 431}
         writer.close()
     await server.close()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]

@@ -56,3 +56,24 @@ def test_help_texts_are_sentences_without_a_period() -> None:
         text = item.metadata["help"]
         assert text[0].isupper(), item.name
         assert not text.endswith("."), item.name
+
+
+def test_states_are_1_for_what_is_and_gone_when_they_are_past() -> None:
+    exposition = Exposition(Metrics())
+    states = {"kite": "streaming", 'a"b\\c\n': "backoff"}
+    exposition.states("feed_state", "1 for the state each feed is in", lambda: states)
+
+    def found() -> dict[tuple[str, str], float]:
+        return {
+            (sample.labels["name"], sample.labels["state"]): sample.value
+            for family in text_string_to_metric_families(exposition.render().decode())
+            if (family.name, family.type) == ("odin_feed_state", "gauge")
+            for sample in family.samples
+        }
+
+    assert found() == {("kite", "streaming"): 1.0, ('a"b\\c\n', "backoff"): 1.0}
+    states.clear()
+    states["kite"] = "stale"
+    assert found() == {("kite", "stale"): 1.0}
+    states.clear()
+    assert found() == {}, "without a feed"

@@ -1,7 +1,6 @@
 """What the node does by itself: the walk of a tick, bells, reloading, housekeeping, its end."""
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
@@ -12,10 +11,18 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from odin.clock import NS_PER_MS, ManualClock, SessionClock, WallClock
-from odin.errors import OdinError, ReferenceDataError, StoreUnavailable
-from odin.model import DailyBar, Instrument, InstrumentKey, Tick
+from odin.errors import (
+    ConfigError,
+    FeedUnavailable,
+    OdinError,
+    ReferenceDataError,
+    StoreUnavailable,
+)
+from odin.feeds.base import Emit, Report
+from odin.model import InstrumentKey, Tick
 from odin.node import Node
-from odin.store.sqlite import SqliteStore
+from tests.feeds import fake_venue
+from tests.feeds.fake_venue import FakeVenueFeed
 from tests.support.server import (
     BELL_CLOSE_MS,
     CLOSED_MS,
@@ -35,13 +42,6 @@ BELL_OPEN_MS = 1756957500000
 NEXT_OPEN_MS = 1757043900000
 """Friday 2025-09-05 09:15:00 IST."""
 DAY_MS = 86_400_000
-HOLIDAY = """
-[[day]]
-exchange = "NSE"
-date = 2025-09-04
-name = "Founders' Day"
-closed = true
-"""
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ async def test_the_demo_market_is_open_at_any_hour_and_says_that_it_is_simulated
 async def test_without_a_feed_there_is_the_real_time_and_nothing_else(tmp_path: Path) -> None:
     node = await Node.start(settings_for(tmp_path))
     assert abs(node.clock.now_ms() - WallClock().now_ms()) < 1000
-    assert (node.is_simulated, node.supervisor, node.feed) == (False, None, None)
+    assert (node.is_simulated, node.router.supervisors) == (False, {})
     await node.stop()
 
 
@@ -294,116 +294,7 @@ async def test_no_feed_is_said_to_be_none(server: Server) -> None:
         assert server.node.demand.wanted == {SBIN}
 
 
-# ---------------------------------------------------------------------- history
-
-
-def bar(date: str, high: float, low: float, key: InstrumentKey = SBIN) -> DailyBar:
-    return DailyBar(key, date, low, high, low, high, 1000)
-
-
-async def import_bars(path: Path, *bars: DailyBar) -> None:
-    """Save daily bars as `odin instruments history` does, beside a running server."""
-    async with await SqliteStore.open(path / "odin.db", is_tool=True) as store:
-        await store.save_daily_bars(bars)
-
-
-async def quote_with(server: Server, client: Client, year_high: float) -> dict[str, Any]:
-    """Tick until the 52-week high is the one that is waited for."""
-    async with asyncio.timeout(5):
-        while True:
-            server.tick(SBIN, 800.0)
-            data: dict[str, Any] = (await client.quote())["data"]
-            if data["week_52_high"] == year_high:
-                return data
-            await asyncio.sleep(0.01)
-
-
-async def test_history_is_there_from_the_first_tick(tmp_path: Path) -> None:
-    await import_bars(
-        tmp_path,
-        bar("2024-09-02", 1000.0, 500.0),  # more than a year before
-        bar("2024-09-10", 900.0, 700.0),
-        bar("2025-09-03", 850.0, 790.0),
-    )
-    async with running(tmp_path) as server, Client(server.ws, "me") as client:
-        await client.subscribe("SBIN")
-        server.tick(SBIN, 800.0)
-        data = (await client.quote())["data"]
-        assert (data["week_52_high"], data["week_52_high_date"]) == (900.0, "2024-09-10")
-        assert (data["week_52_low"], data["week_52_low_date"]) == (700.0, "2024-09-10")
-        assert (data["prev_close"], data["avg_volume_5d"]) == (850.0, 1000)
-
-
-async def test_without_history_the_year_is_not_known(server: Server) -> None:
-    async with Client(server.ws, "me") as client:
-        await client.subscribe("SBIN")
-        server.tick(SBIN, 800.0)
-        data = (await client.quote())["data"]
-        for field in ("week_52_high", "week_52_low_date", "avg_volume_5d", "prev_close"):
-            assert data[field] is None
-
-
-@pytest.mark.usefixtures("hurried")
-async def test_history_moves_on_with_the_trading_day(tmp_path: Path) -> None:
-    await import_bars(tmp_path, bar("2025-09-03", 850.0, 790.0), bar("2025-09-04", 870.0, 780.0))
-    async with running(tmp_path) as server, Client(server.ws, "me") as client:
-        await client.subscribe("SBIN")
-        assert (await quote_with(server, client, 850.0))["prev_close"] == 850.0
-        server.clock.set_ms(NEXT_OPEN_MS)
-        data = await quote_with(server, client, 870.0)
-        assert (data["prev_close"], data["week_52_high_date"]) == (870.0, "2025-09-04")
-
-
-@pytest.mark.usefixtures("hurried")
-async def test_history_that_is_imported_meanwhile_is_taken_in(tmp_path: Path) -> None:
-    async with running(tmp_path) as server, Client(server.ws, "me") as client:
-        await client.subscribe("SBIN")
-        server.tick(SBIN, 800.0)
-        assert (await client.quote())["data"]["week_52_high"] is None
-        await import_bars(tmp_path, bar("2025-09-03", 850.0, 790.0))
-        assert (await quote_with(server, client, 850.0))["avg_volume_5d"] == 1000
-
-
-# ---------------------------------------------------------------------- instruments
-
-
-async def import_master(path: Path, *instruments: Instrument) -> None:
-    async with await SqliteStore.open(path / "odin.db", is_tool=True) as store:
-        await store.save_instruments(instruments, [], "test", OPEN_MS)
-
-
-@pytest.mark.usefixtures("hurried")
-async def test_a_master_that_is_imported_meanwhile_is_taken_in(tmp_path: Path) -> None:
-    new = Instrument(InstrumentKey("NSE", "CM", 77_001), "NEWCO", series="EQ")
-    async with running(tmp_path) as server, Client(server.ws, "me") as client:
-        await client.subscribe("SBIN")
-        await import_master(tmp_path, new, Instrument(SBIN, "SBINEW", series="EQ"))
-        await eventually(lambda: server.node.registry.get(new.key))
-        assert (await client.subscribe("NEWCO"))["status"] == "success"
-        server.tick(SBIN, 800.0)
-        assert (await client.quote())["symbol"] == "SBINEW"
-
-
-@pytest.mark.usefixtures("hurried")
-async def test_a_master_that_could_not_be_read_at_once_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The database was locked for a moment, just when the import was noticed."""
-    new = Instrument(InstrumentKey("NSE", "CM", 77_001), "NEWCO", series="EQ")
-    async with running(tmp_path) as server:
-        load = server.node.store.load_instruments
-        refused: list[bool] = []
-
-        async def busy_once() -> list[Instrument]:
-            if not refused:
-                refused.append(True)
-                raise StoreUnavailable("The database is locked")
-            return await load()
-
-        monkeypatch.setattr(server.node.store, "load_instruments", busy_once)
-        await import_master(tmp_path, new)
-        await eventually(lambda: refused)
-        await eventually(lambda: server.node.registry.get(new.key), timeout=2)
+# ---------------------------------------------------------------------- housekeeping
 
 
 @pytest.mark.usefixtures("hurried")
@@ -414,89 +305,20 @@ async def test_housekeeping_goes_on_after_bad_reference_data(
     async with running(tmp_path) as server:
         ask = server.node.store.outside_changes
         refused: list[bool] = []
+        ask_count = [0]
 
         async def broken_once() -> int:
             if not refused:
                 refused.append(True)
                 raise ReferenceDataError("NSE CM 1 is listed twice")
+            ask_count[0] += 1
             return await ask()
 
         monkeypatch.setattr(server.node.store, "outside_changes", broken_once)
         await eventually(lambda: refused)
-        new = Instrument(InstrumentKey("NSE", "CM", 77_001), "NEWCO", series="EQ")
-        await import_master(tmp_path, new)
-        await eventually(lambda: server.node.registry.get(new.key), timeout=2)
+        asked = ask_count[0]
+        await eventually(lambda: ask_count[0] > asked, timeout=2)
     assert "listed twice" in caplog.text + str([vars(record) for record in caplog.records])
-
-
-# ---------------------------------------------------------------------- the calendar
-
-
-def write(path: Path, text: str, at_s: int) -> None:
-    """Replace the file as an editor does, with a time of change of its own."""
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    os.utime(new, (at_s, at_s))
-    new.rename(path)
-
-
-@pytest.mark.usefixtures("hurried")
-async def test_the_calendar_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
-    path = tmp_path / "days.toml"
-    write(path, "", 1)
-    async with (
-        running(tmp_path, market={"calendar_file": str(path)}) as server,
-        Client(server.ws, "me") as client,
-    ):
-        assert client.welcome["data"]["market_open"] is True
-        await client.subscribe("SBIN")
-        write(path, HOLIDAY, 2)
-        closed = await client.receive()
-        assert (closed["type"], closed["data"]["market_open"]) == ("market_status", False)
-        assert closed["data"]["holiday"] == "Founders' Day"
-        server.tick(SBIN, 800.0)
-        assert await client.nothing_but_pong() == []
-        write(path, "# nothing any more", 3)
-        opened = await client.receive()
-        assert (opened["type"], opened["data"]["market_open"]) == ("market_status", True)
-        server.tick(SBIN, 801.0)
-        assert (await client.quote())["data"]["ltp"] == 801.0
-
-
-@pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("broken", ["[[day", '[[day]]\nexchange = "XYZ"', "\x00\x80", None])
-async def test_a_broken_edit_of_the_calendar_keeps_the_old_one(
-    tmp_path: Path, broken: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "days.toml"
-    write(path, HOLIDAY, 1)
-    async with (
-        running(tmp_path, market={"calendar_file": str(path)}) as server,
-        Client(server.ws, "me") as client,
-    ):
-        assert client.welcome["data"]["market_open"] is False
-        if broken is None:
-            path.unlink()
-        else:
-            write(path, broken, 2)
-        await eventually(lambda: "was not read again" in caplog.text)
-        assert (await client.ask("market_status"))["data"]["holiday"] == "Founders' Day"
-        write(path, "", 3)
-        message = await client.until(lambda m: m["type"] == "market_status")
-        assert message["data"]["market_open"] is True, "a good edit is taken again"
-        assert server.node.metrics.faults == 0
-
-
-@pytest.mark.parametrize("text", ["[[day", None])
-async def test_a_calendar_that_cannot_be_read_at_start_stops_the_start(
-    tmp_path: Path, text: str | None
-) -> None:
-    path = tmp_path / "days.toml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(OdinError) as caught:
-        await Node.start(settings_for(tmp_path, market={"calendar_file": str(path)}))
-    assert "days.toml" in str(caught.value), "an operator has several files"
 
 
 # ---------------------------------------------------------------------- idle clients
@@ -595,7 +417,91 @@ async def test_whoever_comes_back_in_time_finds_the_data_flowing(tmp_path: Path)
             assert (await client.receive())["snapshot"] is True
 
 
+# ---------------------------------------------------------------------- several feeds
+
+
+class Venues:
+    """Two venues, odin with kite standing by, that break off when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.feeds: dict[str, FakeVenueFeed] = {}
+        self.emits: dict[str, Emit] = {}
+        self.breaks = {"odin": asyncio.Event(), "kite": asyncio.Event()}
+        monkeypatch.setattr("odin.feeds.supervisor.BACKOFF_FIRST_S", 0.01)
+        fake_venue.install(monkeypatch, self._run)
+
+    async def _run(self, feed: FakeVenueFeed, emit: Emit, report: Report) -> None:
+        self.feeds[feed.name], self.emits[feed.name] = feed, emit
+        report("login")
+        report("ready")
+        await self.breaks[feed.name].wait()
+        self.breaks[feed.name].clear()
+        raise FeedUnavailable("the connection broke")
+
+    def tick(self, name: str, ltp: float) -> None:
+        self.emits[name](Tick(SBIN, OPEN_MS, ltp))
+
+
+TWO_FEEDS = {
+    "feed": {"kind": "odin", "standby": "kite", "linger_s": 0},
+    "odin": {"url": "wss://broker.example"},
+}
+
+
+async def test_a_standby_takes_over_and_clients_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venues = Venues(monkeypatch)
+    async with running(tmp_path, **TWO_FEEDS) as server, Client(server.ws, "me") as client:
+        await client.subscribe("SBIN")
+        assert SBIN in venues.feeds["odin"].wanted
+        assert SBIN not in venues.feeds["kite"].wanted
+        venues.tick("odin", 800.0)
+        assert (await client.quote())["data"]["source"] == "odin"
+        venues.breaks["odin"].set()
+        told = await client.until(lambda m: m["type"] == "market_status")
+        assert told["data"]["feed"]["name"] == "kite"
+        assert SBIN in venues.feeds["kite"].wanted
+        venues.tick("kite", 801.0)
+        data = (await client.quote())["data"]
+        assert (data["ltp"], data["source"]) == (801.0, "kite")
+        venues.tick("odin", 700.0)
+        assert [m for m in await client.nothing_but_pong() if m["type"] == "market_data"] == []
+        assert server.node.metrics.feed_takeovers == 1
+    assert server.node.metrics.feed_takeovers == 1, "the end of the server is no failure"
+
+
+async def test_each_feed_has_its_state_in_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venues = Venues(monkeypatch)
+    async with running(tmp_path, **TWO_FEEDS) as server, Client(server.ws, "me") as client:
+        await client.subscribe("SBIN")
+        venues.tick("odin", 800.0)
+        text = server.node.exposition.render().decode()
+    assert 'odin_feed_state{name="odin",state="streaming"} 1.0' in text
+    assert 'odin_feed_state{name="kite",state="idle"} 1.0' in text
+
+
+async def test_feeds_that_cannot_be_built_stop_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"odin\.url: must be set"):
+        await Node.start(settings_for(tmp_path, feed={"kind": "odin"}))
+    assert not (tmp_path / "odin.db").exists()
+
+
 # ---------------------------------------------------------------------- start and stop
+
+
+@pytest.mark.parametrize("text", ["[[day", None])
+async def test_a_calendar_that_cannot_be_read_at_start_stops_the_start(
+    tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "days.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(OdinError) as caught:
+        await Node.start(settings_for(tmp_path, market={"calendar_file": str(path)}))
+    assert "days.toml" in str(caught.value), "an operator has several files"
 
 
 async def test_what_was_asked_before_the_stop_is_finished_or_not_acknowledged(

@@ -7,9 +7,25 @@ from typing import Any
 
 import orjson
 
-from tests.support.server import RELIANCE, Client, running
+from odin.model import Depth, Detail, FeedGap, Level
+from tests.support.server import OPEN_MS, RELIANCE, Client, Server, running
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+DETAIL = Detail(
+    1366.12,
+    412345,
+    398001,
+    0,
+    Depth((Level(1365.5, 120, 3), Level(1365.45, 800, 11)), (Level(1365.55, 75, 2),)),
+)
+
+
+def tick(server: Server, detail: Detail | None = None) -> None:
+    """The tick of the page's quote."""
+    server.tick(
+        RELIANCE, 1365.5, volume=8053013, open=1371.8, high=1374.0, low=1360.3,
+        prev_close=1372.6, detail=detail,
+    )  # fmt: skip
 
 
 def blocks(page: str) -> Iterator[tuple[str, Any]]:
@@ -38,10 +54,7 @@ async def test_every_example_of_the_page_is_what_the_server_says(tmp_path: Path)
     assert kinds.count("request") == kinds.count("answer") >= 8
     checked = 0
     async with running(tmp_path) as server:
-        server.tick(
-            RELIANCE, 1365.5, volume=8053013, open=1371.8, high=1374.0, low=1360.3,
-            prev_close=1372.6,
-        )  # fmt: skip
+        tick(server)
         async with Client(server.ws, "me") as client:
             answer: dict[str, Any] = client.welcome
             for kind, shown in examples:
@@ -49,15 +62,18 @@ async def test_every_example_of_the_page_is_what_the_server_says(tmp_path: Path)
                     await client.send(shown)
                     answer = await client.until(lambda m: m["type"] != "market_data")
                     continue
-                if kind == "quote":
-                    server.tick(
-                        RELIANCE, 1365.5, volume=8053013, open=1371.8, high=1374.0, low=1360.3,
-                        prev_close=1372.6,
-                    )  # fmt: skip
+                if kind == "full":
+                    await client.ask("subscribe", stocks=["RELIANCE"], mode="full")
+                if kind in {"quote", "ltp", "full"}:
+                    tick(server, DETAIL if kind == "full" else None)
                     answer = await client.until(
                         lambda m: m["type"] == "market_data" and "snapshot" not in m
                     )
-                    assert answer == shown, "a quote is shown whole"
+                    assert kind == "full" or answer == shown, "these are shown whole"
+                if kind == "gap":
+                    server.node.enhanced.push_gap(FeedGap("kite", OPEN_MS, 1756971602500))
+                    answer = await client.until(lambda m: m["type"] == "feed_gap")
+                    assert answer == shown
                 assert_shown(shown, answer)
                 checked += 1
     assert checked == len(examples) - kinds.count("request")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from odin import __version__
-from odin.cli import database, doctor, keys, reference, servers
+from odin.cli import database, doctor, feeds, keys, reference, servers
 from odin.cli.options import config_option, load_settings
 from odin.errors import ConfigError, OdinError
 
@@ -72,8 +72,11 @@ def config_show(config: Path | None) -> None:
 def config_check(config: Path | None) -> None:
     """Report every problem of the configuration; exit code 78 if there is one."""
     from odin.config import check_access
+    from odin.feeds.sources import check
 
-    check_access(load_settings(config))
+    settings = load_settings(config)
+    check_access(settings)
+    check(settings)
     click.echo("The configuration is fine")
 
 
@@ -107,6 +110,7 @@ for command in (
     servers.replay,
     servers.tail,
     doctor.doctor,
+    feeds.feed,
     keys.keys,
     database.clients,
     database.db,

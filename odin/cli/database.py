@@ -92,11 +92,8 @@ def clients_show(client_id: str, config: Path | None, db: Path | None, is_json: 
     )
     click.echo()
     print_table(
-        ("symbol", "exchange", "segment", "token", "subscribed (IST)"),
-        (
-            (s.symbol, s.key.exchange, s.key.segment, str(s.key.token), when(s.subscribed_ms))
-            for s in row.subscriptions
-        ),
+        ("symbol", "exchange", "segment", "token", "mode", "subscribed (IST)"),
+        ((s.symbol, *s.key, s.mode, when(s.subscribed_ms)) for s in row.subscriptions),
     )
 
 

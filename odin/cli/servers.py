@@ -132,14 +132,23 @@ def demo(rate: float | None, seed: int | None, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=file_path(exists=True), metavar="FILE…")
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE…",
+)
 @click.option("--speed", type=_Speed(), default="1", help="Times real time, or max. [default: 1]")
 @click.option("--symbol", help="What a file is of whose lines and name do not say it.")
 @_server_options
 def replay(
     files: tuple[Path, ...], speed: float | None, symbol: str | None, **options: Any
 ) -> None:
-    """Run the server on recordings: minute bars, ticks, or JSON lines."""
+    """Run the server on recordings: minute bars, ticks, JSON lines, or captures of feeds.
+
+    A folder stands for all that is in it.
+    """
     from odin.node import ReplayOptions
 
     paths = tuple(map(str, files))

@@ -63,7 +63,7 @@ class BarRow(NamedTuple):
 
 
 class TickRow(NamedTuple):
-    """One update; the fields of Tick."""
+    """One update; the fields of Tick but for its detail, which no recording holds."""
 
     subject: Subject
     exchange_ms: int
@@ -141,10 +141,13 @@ _TICK_LINE: Final = msgspec.json.Decoder(TickLine)
 
 
 def encode_tick_line(tick: Tick) -> bytes:
-    """Return the tick as one line of our own format, with its newline; None fields are left out."""
+    """Return the tick as one line of our own format, with its newline; None fields are left out,
+    and so is the detail."""
     exchange, segment, token = tick.key
     values = {"exchange": exchange, "segment": segment, "token": token}
-    values |= {name: value for name, value in tick._asdict().items() if name != "key"}
+    values |= {
+        name: value for name, value in tick._asdict().items() if name not in {"key", "detail"}
+    }
     line = {name: value for name, value in values.items() if value is not None}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -257,7 +260,7 @@ class _File:
                 yield Problem(self._name, number, str(error))
             else:
                 subject = value.subject
-                yield TickRow(subject, *value.tick(InstrumentKey("", "", 0))[1:])
+                yield TickRow(subject, *value.tick(InstrumentKey("", "", 0))[1:8])
 
     def _csv_entries(self, lines: Iterable[str], before: int) -> Iterator[Entry]:
         reader = csv.reader(lines, skipinitialspace=True)

@@ -134,6 +134,10 @@ class Recording:
                 streams.append(_plain_ticks(instrument.key, ticks))
         return heapq.merge(*streams, key=itemgetter(Tick._fields.index("exchange_ms")))
 
+    def timeline(self) -> Iterator[tuple[int, Tick]]:
+        """Yield every tick with its exchange time."""
+        return ((tick.exchange_ms, tick) for tick in self)
+
 
 class _Columns:
     """Rows of one instrument: time, volume (-1 is unknown) and prices (NaN is unknown)."""

@@ -8,19 +8,28 @@ played once.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Final, Protocol
 
 from odin.clock import NS_PER_MS, NS_PER_S
-from odin.feeds.recordings import Recording
-from odin.model import Instrument, InstrumentKey, Tick
-
-__all__ = ["Recording", "Replay", "ReplayClock"]
+from odin.feeds.base import Emit, Report, ignore
+from odin.model import Instrument, InstrumentKey, Mode, Tick
 
 GAP_MS: Final = 600_000
 """Silence in market time, a night for example, that is cut short when it is longer than this."""
 SLICE_TICKS: Final = 256
 """Ticks between two turns of the event loop, so that sockets are served in between."""
+
+
+class Playable(Protocol):
+    """What can be replayed."""
+
+    start_ms: int
+    """Where its time begins."""
+
+    def timeline(self) -> Iterator[tuple[int, Tick]]:
+        """Yield every tick with the instant at which it is due, ms, oldest first."""
+        ...
 
 
 class ReplayClock:
@@ -87,7 +96,7 @@ class Replay:
 
     def __init__(
         self,
-        recording: Recording,
+        recording: Playable,
         *,
         speed: float | None = 1.0,
         end_at_ms: Callable[[int], int] | None = None,
@@ -108,11 +117,11 @@ class Replay:
         self._slice_ticks = slice_ticks
         self._sleep = sleep
         self._is_wanted = asyncio.Event()
-        self._ticks = iter(recording)
+        self._ticks = recording.timeline()
         self._at_ms = recording.start_ms
         """Where in the recording the last tick was."""
 
-    def want(self, instruments: Sequence[Instrument]) -> None:
+    def want(self, instruments: Sequence[Instrument], mode: Mode = "quote") -> None:
         """Start playing, if anything at all is wanted."""
         if instruments:
             self._is_wanted.set()
@@ -120,7 +129,7 @@ class Replay:
     def unwant(self, keys: Sequence[InstrumentKey]) -> None:
         """Nothing: once started, everything is played to the end."""
 
-    async def run(self, emit: Callable[[Tick], None]) -> None:
+    async def run(self, emit: Emit, report: Report = ignore) -> None:
         """Wait until something is wanted, play, and return after the close of the last day.
 
         Where `emit` raised, a second call goes on behind the tick it raised for.
@@ -129,12 +138,12 @@ class Replay:
         if self._speed is not None:
             self.clock.run(self._speed)
         left = self._slice_ticks
-        for tick in self._ticks:
-            if tick.exchange_ms > self._at_ms:
-                if tick.exchange_ms - self._at_ms > GAP_MS:
-                    await self._cross(tick.exchange_ms)
-                self._at_ms = tick.exchange_ms
-                self.clock.extend(tick.exchange_ms)
+        for at_ms, tick in self._ticks:
+            if at_ms > self._at_ms:
+                if at_ms - self._at_ms > GAP_MS:
+                    await self._cross(at_ms)
+                self._at_ms = at_ms
+                self.clock.extend(at_ms)
                 if self._speed is not None:
                     wait_s = self.clock.wait_s()
                     if wait_s > 0:

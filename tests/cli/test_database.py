@@ -67,9 +67,9 @@ def test_clients_show(run: Run) -> None:
         "last seen (IST)   2025-09-04 13:09:50\n"
         "stocks            2\n"
         "\n"
-        "SYMBOL  EXCHANGE  SEGMENT  TOKEN  SUBSCRIBED (IST)\n"
-        "SBIN    NSE       CM        3045  2025-09-04 13:09:50\n"
-        "TCS     NSE       CM       11536  2025-09-04 13:09:51\n"
+        "SYMBOL  EXCHANGE  SEGMENT  TOKEN  MODE   SUBSCRIBED (IST)\n"
+        "SBIN    NSE       CM        3045  quote  2025-09-04 13:09:50\n"
+        "TCS     NSE       CM       11536  quote  2025-09-04 13:09:51\n"
     )
 
 
@@ -84,6 +84,7 @@ def test_clients_show_as_json(run: Run) -> None:
             "token": 11536,
             "symbol": "TCS",
             "subscribed_ms": SEEN_MS + 1000,
+            "mode": "quote",
         }
     ]
 

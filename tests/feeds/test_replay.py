@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -108,6 +108,31 @@ async def test_speed_one_is_real_time(tmp_path: Path) -> None:
     await task
     assert scene.wall_s == [0.0, 0.25, 0.25, 4.0]
     assert scene.clock_ms == scene.offsets_ms
+
+
+async def test_a_tick_is_due_when_the_recording_says_whatever_the_exchange_s_clock_said() -> None:
+    """A capture goes by arrival: the last state of a quiet stock is hours old when it comes."""
+
+    class Captured:
+        start_ms = START_MS
+
+        def timeline(self) -> Iterator[tuple[int, Tick]]:
+            for due_ms, exchange_ms in ((500, -3_600_000), (500, 400), (2000, 5000)):
+                yield START_MS + due_ms, Tick(SBIN.key, START_MS + exchange_ms, 800.0)
+
+    time = FakeTime(0.0)
+    replay = Replay(Captured(), monotonic_ns=time.monotonic_ns, sleep=time.sleep)
+    replay.want([SBIN])
+    seen: list[tuple[float, int, int]] = []
+
+    def emit(tick: Tick) -> None:
+        clock_ms = replay.clock.now_ms() - START_MS
+        seen.append((round(time.now_s, 3), clock_ms, tick.exchange_ms - START_MS))
+
+    task = asyncio.create_task(replay.run(emit))
+    await time.advance(3)
+    await task
+    assert seen == [(0.5, 500, -3_600_000), (0.5, 500, 400), (2.0, 2000, 5000)]
 
 
 async def test_speed_sixty_takes_a_sixtieth(tmp_path: Path) -> None:

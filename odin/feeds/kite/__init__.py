@@ -1,0 +1,1 @@
+"""Zerodha's Kite ticker: `wire` and `text` are its protocol, `feed` the client."""
