@@ -3,6 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from odin.errors import LocalWireError, RemoteWireError
 from odin.feeds.kite.text import (
     SetMode,
     Subscribe,
@@ -14,8 +16,6 @@ from odin.feeds.kite.text import (
     encode_text,
     is_refusal,
 )
-
-from odin.errors import LocalWireError, RemoteWireError
 from odin.feeds.kite.wire import MAX_TOKEN
 from odin.model import MODES
 
