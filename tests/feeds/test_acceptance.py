@@ -3,6 +3,7 @@ speaks its venue's protocol over a real socket."""
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from odin.clock import WallClock
+from odin.feeds.demand import Want
 from odin.feeds.odinfeed.requests import Touchline
 from odin.model import Instrument, InstrumentKey
 from odin.node import ReplayOptions
@@ -21,6 +23,13 @@ from tests.support.server import SBIN, TCS, Client, Server, running
 
 GOOD = "api_key=good\nuser=U1\naccess_token=good\n"
 RENEWED = "api_key=renewed\nuser=U1\naccess_token=renewed\n"
+UNHURRIED = {
+    "message_bytes": 1_048_576,
+    "requests_per_s": 1e6,
+    "request_burst": 1_000_000,
+    "requests_per_s_per_key": 1e6,
+    "request_burst_per_key": 1_000_000,
+}
 VENUES: dict[str, Callable[[], KiteServer | OdinServer]] = {"kite": KiteServer, "odin": OdinServer}
 
 
@@ -40,7 +49,7 @@ class Scene:
             "feed": {"kind": self.name, "stale_after_s": 0.4, "linger_s": 0},
             self.name: {"url": self.venue.url, "credentials": f"file:{self.credentials}"},
             "market": {"gate": "always"},
-            "limits": {"message_bytes": 1_048_576},
+            "limits": UNHURRIED,
         }
 
     @property
@@ -292,3 +301,83 @@ def quotes_of(server: Server) -> list[dict[str, Any]]:
         for key in (SBIN, TCS)
         if (quote := board.quote(key)) is not None
     ]
+
+
+# ---------------------------------------------------------------------- without a connection
+
+
+def bars(path: Path, minutes: int, garbage: str = "") -> Path:
+    """Write a day of minute bars of SBIN, with some lines that are none."""
+    rows = ["Date,Open,High,Low,Close,Volume"]
+    for minute in range(minutes):
+        at = f"2025-09-04 {9 + (15 + minute) // 60:02}:{(15 + minute) % 60:02}:00"
+        rows.append(f"{at},{800 + minute},{805 + minute},{795 + minute},{801 + minute},10")
+        rows += [garbage] * bool(garbage)
+    file = path / "SBIN.csv"
+    file.write_text("\n".join(rows))
+    return file
+
+
+@pytest.mark.parametrize("name", ["simulator", "replay"])
+async def test_f01_ticks_without_a_connection_reach_the_client(name: str, tmp_path: Path) -> None:
+    replay = ReplayOptions((str(bars(tmp_path, 30)),), speed=None) if name == "replay" else None
+    sections = {"feed": {"kind": "simulator"}, "market": {"gate": "always"}}
+    clock = None if replay else WallClock()
+    async with (
+        running(tmp_path, replay=replay, clock=clock, **sections) as server,
+        Client(server.ws, "C1") as client,
+    ):
+        await client.subscribe("SBIN")
+        quote = await client.quote("SBIN")
+        assert quote["data"]["ltp"] > 0
+        status = await client.ask("market_status")
+        assert status["data"]["feed"]["name"] == name
+        assert status["data"]["simulated"] is True
+
+
+async def test_f03_and_f10_the_simulator_carries_many_and_lets_the_server_serve(
+    tmp_path: Path,
+) -> None:
+    sections = {
+        "feed": {"kind": "simulator"},
+        "simulator": {"rate_hz": 100.0},
+        "market": {"gate": "always"},
+        "limits": UNHURRIED,
+    }
+    async with running(tmp_path, clock=WallClock(), **sections) as server:
+        registry = server.node.registry
+        keys = [InstrumentKey("NSE", "CM", 100_000 + n) for n in range(500)]
+        registry.replace([*registry, *(Instrument(key, f"STOCK{key.token}") for key in keys)])
+        server.node.demand.add([Want(key) for key in keys])
+        board = server.node.board
+        await eventually(lambda: all(board.quote(key) is not None for key in keys))
+        async with Client(server.ws, "C1") as client:
+            answered = 0
+            async with asyncio.timeout(40):
+                while server.node.metrics.ticks < 50_000:
+                    await client.ask("ping")
+                    answered += 1
+        assert answered >= 10
+
+
+async def test_f06_and_f10_the_replay_passes_garbage_over_and_lets_the_server_serve(
+    tmp_path: Path,
+) -> None:
+    file = bars(tmp_path, 300, garbage="2025-09-04 25:61,nonsense,,NaN\x00")
+    async with running(tmp_path, replay=ReplayOptions((str(file),), speed=None)) as server:
+        server.node.demand.add([Want(SBIN)])
+        async with Client(server.ws, "C1") as client:
+            await eventually(lambda: server.node.feed_status.state == "stopped")
+            await client.ask("ping")
+        quote = server.node.board.quote(SBIN)
+        assert quote is not None
+        assert (quote.ltp, quote.volume) == (801.0 + 299, 3000)
+        assert server.node.metrics.ticks == 4 * 300
+
+
+def test_every_card_of_the_page_has_its_test() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "writing-a-feed.md").read_text()
+    cards = re.findall(r"^\| F-(\d\d) \|", page, re.MULTILINE)
+    tested = " ".join(name for name in globals() if name.startswith("test_f"))
+    assert cards == [f"{number:02}" for number in range(1, 12)]
+    assert [card for card in cards if f"_f{card}_" not in tested] == []
