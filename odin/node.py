@@ -28,7 +28,7 @@ from odin.market.quotes import QuoteBoard
 from odin.market.sessions import Calendar, MarketClock
 from odin.market.staleness import Staleness
 from odin.metrics import Exposition, Metrics
-from odin.model import FeedGap, FeedStatus, Instrument, InstrumentKey, MarketStatus, Tick
+from odin.model import FeedGap, FeedStatus, Instrument, InstrumentKey, MarketStatus, Mode, Tick
 from odin.protocols.access import Access
 from odin.protocols.admission import Origins
 from odin.protocols.enhanced.endpoint import EnhancedEndpoint
@@ -125,7 +125,7 @@ class Node:
         )
         self.demand = Demand(
             registry.get,
-            self.router.want,
+            self._ask,
             self.router.unwant,
             linger_s=settings.feed.linger_s,
         )
@@ -282,6 +282,12 @@ class Node:
     def _on_unwanted(self, topics: Sequence[Topic]) -> None:
         self.enhanced.quotes.unwant(topics)
         self.demand.remove(_wants(topics))
+
+    def _ask(self, instruments: Sequence[Instrument], mode: Mode) -> None:
+        """Want these of their feeds, and forget the details of another mode's time."""
+        for instrument in instruments:
+            self.board.forget_detail(instrument.key)
+        self.router.want(instruments, mode)
 
     # ------------------------------------------------------------------ the market, for protocols
 

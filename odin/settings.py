@@ -225,7 +225,7 @@ class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...],
         Meta(
             description="Exchanges and segments that come from another feed than `feed.kind`: "
-            '"MCX=kite", "NSE:FO=kite". The longer name goes first.'
+            '"BSE=kite", "NSE:FO=kite". The longer name goes first.'
         ),
     ] = ()
     standby: Annotated[

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from prometheus_client.parser import text_string_to_metric_families
 
 from odin.config import load
@@ -25,6 +26,7 @@ UNIT = DEPLOY / "systemd" / "odin-streamer.service"
 ALERTS = DEPLOY / "prometheus" / "odin-alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "odin-streamer.json"
 DOCKERFILE = DEPLOY / "Dockerfile"
+LOCKS = (DEPLOY / "requirements.txt", DEPLOY / "requirements-build.txt")
 
 METRIC = re.compile(r"\bodin_\w+\b")
 
@@ -39,7 +41,7 @@ def unit() -> configparser.RawConfigParser:
 @pytest.fixture
 async def exported(tmp_path: Path) -> set[str]:
     """The names of everything /metrics says."""
-    node = await Node.start(settings_for(tmp_path))
+    node = await Node.start(settings_for(tmp_path, feed={"kind": "simulator"}))
     text = node.exposition.render().decode()
     await node.stop()
     return {
@@ -86,6 +88,7 @@ def test_the_unit_waits_for_what_the_server_says() -> None:
     service = unit()["Service"]
     assert service["Type"] == "notify"
     assert service["Restart"] == "always"
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert int(service["WatchdogSec"]) >= 10
     assert int(service["TimeoutStopSec"]) > Settings().server.shutdown_grace_s + 5
     assert service["RestartPreventExitStatus"] == "78"
@@ -122,6 +125,7 @@ def test_the_image_is_built_of_all_that_the_wheel_needs() -> None:
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
     needed |= {*wheel["packages"], *wheel["force-include"]}
+    needed |= {f"deploy/{path.name}" for path in LOCKS}
     copied = {
         name
         for word, rest in instructions()
@@ -165,6 +169,40 @@ async def test_the_health_check_of_the_image_tells_a_server_from_none(tmp_path: 
         assert subprocess.run(command, env=environ).returncode == 0
         assert await server.stop() == 0
     assert subprocess.run(command, env=environ, stderr=subprocess.DEVNULL).returncode == 1
+
+
+# ---------------------------------------------------------------------- dependencies
+
+
+def pinned(path: Path) -> dict[str, str]:
+    """The version of every package of a lock; each has hashes."""
+    found = {}
+    for line in re.sub(r"\\\n\s*", "", path.read_text()).splitlines():
+        if line.startswith("#"):
+            continue
+        name, version, rest = re.fullmatch(r"([\w.-]+)==([\w.]+)(.*)", line).groups()  # type: ignore
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}$", rest), name
+        found[name] = version
+    return found
+
+
+def test_all_that_is_needed_is_pinned_to_a_version_that_will_do() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needs = (project["project"]["dependencies"], project["build-system"]["requires"])
+    for path, texts in zip(LOCKS, needs, strict=True):
+        versions = pinned(path)
+        for text in texts:
+            requirement = Requirement(text)
+            assert versions[requirement.name] in requirement.specifier, text
+
+
+def test_the_image_takes_nothing_that_is_not_pinned() -> None:
+    commands = [rest for word, rest in instructions() if word == "RUN"]
+    installs = [part for rest in commands for part in rest.split("&&") if "pip " in part]
+    assert len(installs) == 4
+    for install in installs:
+        is_pinned = "--require-hashes -r deploy/requirements" in install
+        assert is_pinned or "--no-deps --no-build-isolation" in install or "--no-index" in install
 
 
 # ---------------------------------------------------------------------- Prometheus and Grafana

@@ -64,6 +64,7 @@ class Decoder(Protocol):
         """A new connection begins: forget what belonged to the one before."""
         ...
 
-    def ticks(self, data: bytes | str, received_ms: int) -> Iterable[Tick]:
-        """Yield the ticks of one message. `received_ms` stands in where the venue sends no time."""
+    def ticks(self, data: bytes | str, received_ms: int) -> Iterable[Tick | None]:
+        """Yield the ticks of one message, and None for each part of it that is none, so that others
+        may run between any two. `received_ms` stands in where the venue sends no time."""
         ...

@@ -16,6 +16,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -140,8 +141,20 @@ class Capture:
             flags |= os.O_CREAT | os.O_EXCL
         block = gzip.compress(b"".join(records), 1)
         self._make_room(len(block))
-        with os.fdopen(os.open(self._path, flags, 0o640), "ab") as file:
-            file.write(block)
+        with os.fdopen(os.open(self._path, flags, 0o640), "ab", 0) as file:
+            size = file.tell()
+            try:
+                rest = memoryview(block)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                # What did not fit is taken back: a disk that is full all night must not be given
+                # an empty file twice a second.
+                with suppress(OSError):
+                    file.truncate(size)
+                if not size:
+                    self._path.unlink(missing_ok=True)
+                raise
 
     def _new_path(self, at_ns: int) -> Path:
         """Return a name that no file has; names are in the order of time."""

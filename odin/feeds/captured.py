@@ -41,12 +41,19 @@ class CapturedRecording:
 
         decoder: a new decoder of the feed with this name; raises KeyError for an unknown one, and
             ValueError where its settings cannot be used.
-        Raises ReferenceDataError where nothing can be played.
+        Raises ReferenceDataError where nothing can be played. What is no capture is left out of a
+        folder: a machine that lost its power may have left an empty file.
         """
-        files = [file for path in paths for file in _files(path)]
+        named = list(paths)
         chains: dict[str, list[tuple[int, Path]]] = {}
-        for file in files:
-            feed = read_header(file).feed
+        for file in [file for path in named for file in _files(path)]:
+            try:
+                feed = read_header(file).feed
+            except ReferenceDataError as error:
+                if file in named:
+                    raise
+                log.error("a file was left out: %s", error)
+                continue
             try:
                 decoder(feed)
             except KeyError:
@@ -80,7 +87,11 @@ class CapturedRecording:
             received_ms = at_ns // NS_PER_MS
             at_ms = max(at_ms, received_ms)  # the clock of the machine may have been set back
             for tick in decoder.ticks(data, received_ms):
-                yield at_ms, tick
+                if tick is not None:
+                    yield at_ms, tick
+        malformed = sum(decoder.malformed for decoder in decoders.values())
+        if malformed:
+            log.warning("%d messages in the captures of %s made no sense", malformed, feed)
 
 
 def _records(paths: list[Path]) -> Iterator[Record]:

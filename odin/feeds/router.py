@@ -165,6 +165,7 @@ class FeedRouter:
         """Return what takes the ticks of one feed. Runs once per tick: keep it bare."""
         covered = self._covered
         brought = self._brought
+        wanted = self._wanted
         missing = self._missing_since_ms
         forward = self._forward
         is_standby = name == self._standby
@@ -172,7 +173,8 @@ class FeedRouter:
         def emit(tick: Tick) -> None:
             if covered:
                 if is_standby:
-                    brought.add(tick.key)
+                    if any(tick.key in wanted[covered_name] for covered_name in covered):
+                        brought.add(tick.key)
                 elif tick.key in brought and name in covered:
                     return
                 if missing:

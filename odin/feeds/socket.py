@@ -97,10 +97,14 @@ class FeedSocket:
             self._capture(data, received_ns)
         return data, received_ns // 1_000_000
 
-    async def deliver(self, ticks: Iterable[Tick], emit: Emit) -> None:
-        """Emit ticks, letting the rest of the server run in between where they are many."""
+    async def deliver(self, ticks: Iterable[Tick | None], emit: Emit) -> None:
+        """Emit what a decoder finds, letting the rest of the server run in between where it is much
+        or hard to find."""
         left = SLICE_TICKS
         for tick in ticks:
+            if tick is None:
+                await self._rest()
+                continue
             emit(tick)
             left -= 1
             if not left:

@@ -5,6 +5,7 @@ in VENUES. Modules of venues are imported when they are asked for, so that a ser
 starts no later.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, get_args
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from odin.feeds.recordings import Recording
 
 MB = 1024 * 1024
+
+log = logging.getLogger(__name__)
 
 AnyRecording: TypeAlias = "Recording | CapturedRecording"
 
@@ -107,7 +110,7 @@ def build(settings: Settings, name: str, registry: InstrumentRegistry, metrics: 
     feed = VENUES[name]().feed(
         section,
         credentials=credentials,
-        indices=_indices(section.indices, registry),
+        indices=_known_indices(name, section.indices, registry),
         connector=Connector(metrics, capture),
         metrics=metrics,
     )
@@ -206,6 +209,22 @@ def _venue_problems(settings: Settings, name: str) -> Iterator[tuple[str, str]]:
         VENUES[name]().decoder(section, {})
     except ValueError as error:
         yield name, str(error)
+
+
+def _known_indices(
+    name: str, pairs: tuple[str, ...], registry: InstrumentRegistry
+) -> dict[str, InstrumentKey]:
+    """Return `_indices`, and tell the operator of those that are left out."""
+    found = _indices(pairs, registry)
+    for token, _, index in (pair.partition("=") for pair in pairs):
+        if token.strip() not in found:
+            log.warning(
+                "feed %s goes without %s of %s.indices: import a master that has it and restart",
+                name,
+                reflect(index.strip()),
+                name,
+            )
+    return found
 
 
 def _indices(pairs: tuple[str, ...], registry: InstrumentRegistry) -> dict[str, InstrumentKey]:

@@ -142,7 +142,7 @@ class FeedSupervisor:
         self._monotonic = monotonic
         self._sleep = sleep
         self._uniform = uniform
-        self._wanted: dict[InstrumentKey, tuple[Instrument, Mode]] = {}
+        self._wanted: dict[InstrumentKey, _Wanted] = {}
         self._state: FeedState = "idle"
         self._is_stale = False
         self._is_linked = False
@@ -156,10 +156,8 @@ class FeedSupervisor:
         self._last_tick_s = monotonic()
         self._first_tick_s: float | None = None
         """When the first tick of this run of the feed arrived."""
-        self._ticks_of: dict[InstrumentKey, int] = {}
-        """Ticks of this run by instrument, without the first: it is the last known state, which
-        every venue sends unasked and which says nothing of how often more will come."""
         self._ticks = 0
+        """Those of wanted instruments since the watchdog last looked, as `_Wanted` counts them."""
         self._pace = _Pace()
         self._outage_since_s: float | None = None
         """When the feed broke off, if nothing has come since."""
@@ -192,17 +190,22 @@ class FeedSupervisor:
         if not self._wanted:
             self._wanted_since_s = self._monotonic()
             self._is_first_tick_due = True
-        self._wanted.update((item.key, (item, mode)) for item in instruments)
+        for item in instruments:
+            known = self._wanted.get(item.key)
+            if known is None:
+                self._wanted[item.key] = _Wanted(item, mode)
+            else:
+                known.instrument, known.mode = item, mode
         self._feed.want(instruments, mode)
         self._enter("resumed" if self._is_linked else "wanted")
 
     def unwant(self, keys: Sequence[InstrumentKey]) -> None:
         """Ask the feed for these instruments no longer."""
-        ticks = sum(self._ticks_of.values())
+        ticks = sum(wanted.ticks for wanted in self._wanted.values())
         left = ticks
         for key in keys:
-            self._wanted.pop(key, None)
-            left -= self._ticks_of.pop(key, 0)
+            gone = self._wanted.pop(key, None)
+            left -= 0 if gone is None else gone.ticks
         self._feed.unwant(keys)
         if self._wanted:
             share = left / ticks if ticks else 1.0
@@ -263,12 +266,13 @@ class FeedSupervisor:
         """Run the feed; return why it broke off, None where its source has ended."""
         self._first_tick_s = None
         self._is_first_tick_due = True
-        self._ticks_of.clear()
+        for wanted in self._wanted.values():
+            wanted.has_spoken, wanted.ticks = False, 0
         self._run = run = asyncio.timeout(None)
         try:
-            for mode in {mode for _, mode in self._wanted.values()}:
+            for mode in {wanted.mode for wanted in self._wanted.values()}:
                 self._feed.want(
-                    [item for item, as_mode in self._wanted.values() if as_mode == mode], mode
+                    [w.instrument for w in self._wanted.values() if w.mode == mode], mode
                 )
             async with run:
                 await self._feed.run(self._take, self._hear)
@@ -292,17 +296,26 @@ class FeedSupervisor:
         pause_s = CREDENTIALS_CHECK_S * 2.0 ** min(self._rejections, 5)
         self._rejections += 1
         await self._sleep(pause_s)
-        while not await has_new_credentials():
+        while True:
+            try:
+                if await has_new_credentials():
+                    return
+            except Exception:  # a feed that is refused must not stay so for a bug where it asks
+                log.exception("the credentials of feed %s could not be looked at", self._feed.name)
+                self._metrics.faults += 1
             await self._sleep(CREDENTIALS_CHECK_S)
 
     # ------------------------------------------------------------------ what the feed says
 
     def _take(self, tick: Tick) -> None:
         self._metrics.ticks += 1
-        count = self._ticks_of.get(tick.key, -1) + 1
-        self._ticks_of[tick.key] = count
-        if count and tick.key in self._wanted:
-            self._ticks += 1
+        wanted = self._wanted.get(tick.key)
+        if wanted is not None:
+            if wanted.has_spoken:
+                wanted.ticks += 1
+                self._ticks += 1
+            else:
+                wanted.has_spoken = True
         self._last_tick_s = self._monotonic()
         self._last_tick_ms = self._clock_ms()
         if self._is_first_tick_due:
@@ -405,6 +418,20 @@ class FeedSupervisor:
             self._is_stale = is_stale
         if (self._state, self._is_stale) != before:
             self._on_status(self.status)
+
+
+class _Wanted:
+    """What is asked of the feed for one instrument, and what has come of it in this run."""
+
+    __slots__ = ("has_spoken", "instrument", "mode", "ticks")
+
+    def __init__(self, instrument: Instrument, mode: Mode) -> None:
+        self.instrument = instrument
+        self.mode = mode
+        self.has_spoken = False
+        self.ticks = 0
+        """Without the first: it is the last known state, which every venue sends unasked and which
+        says nothing of how often more will come."""
 
 
 class _Pace:

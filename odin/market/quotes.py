@@ -128,9 +128,11 @@ class QuoteBoard:
             state.volume = volume
         state.high = high
         state.low = low
+        if source != state.source:  # an order book is no part of another feed's quote
+            state.source = source
+            state.detail = None
         if detail is not None:
             state.detail = detail if state.detail is None else _merged(state.detail, detail)
-        state.source = source
 
         is_new_high = is_new_low = False
         year = state.year
@@ -190,6 +192,12 @@ class QuoteBoard:
         """Return what the full mode adds to the newest quote; None where nothing of it is known."""
         state = self._states.get(key)
         return None if state is None else state.detail
+
+    def forget_detail(self, key: InstrumentKey) -> None:
+        """Drop what the full mode adds: it may be older than the newest quote."""
+        state = self._states.get(key) or self._unlisted.get(key)
+        if state is not None:
+            state.detail = None
 
     def quotes(self, keys: Iterable[InstrumentKey]) -> list[Quote]:
         """Return the newest quotes in the order of `keys`, without those that have none."""

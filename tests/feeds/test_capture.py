@@ -2,6 +2,7 @@ import asyncio
 import errno
 import gzip
 import os
+import resource
 import struct
 import threading
 from pathlib import Path
@@ -321,16 +322,37 @@ async def test_a_disk_that_takes_nothing_is_survived_and_told_once(
     assert desk.metrics.feed_captures_dropped == 4
 
 
+async def test_a_full_disk_keeps_whole_blocks_and_gathers_no_files(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.take(b"first", AT_NS)
+    await desk.flush()
+    (file,) = desk.files
+    whole = file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+    try:
+        for number in range(5):
+            desk.take(os.urandom(500), AT_NS + 1 + number)
+            await desk.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert desk.files == [file]
+    assert file.read_bytes() == whole
+    assert desk.metrics.feed_captures_dropped == 5
+    desk.take(b"last", AT_NS + 9)
+    await desk.capture.close()
+    assert desk.messages == [b"first", b"last"]
+
+
 async def test_after_a_failure_a_new_file_is_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old one may end in the middle of a block."""
     desk = Desk(tmp_path)
     desk.take(b"first", AT_NS)
     await desk.flush()
     real = os.fdopen
 
-    def full(fd: int, mode: str) -> object:
+    def full(fd: int, *_: object) -> object:
         os.close(fd)
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -94,6 +94,18 @@ async def test_files_of_a_feed_follow_each_other_in_one_connection(
     assert played(*reversed(files)) == played(tmp_path) == expected
 
 
+async def test_what_is_no_capture_is_left_out_of_a_folder_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await write(tmp_path, [(0, None), (1, "3045 1")])
+    empty = tmp_path / f"kite-00000000-000000-000000{SUFFIX}"
+    empty.touch()
+    assert played(tmp_path) == [(1, 3045, 1.0)]
+    assert "a file was left out" in caplog.records[0].getMessage()
+    with pytest.raises(ReferenceDataError):
+        played(empty)
+
+
 async def test_a_new_connection_knows_nothing_of_the_one_before(tmp_path: Path) -> None:
     path = await write(
         tmp_path,
@@ -123,11 +135,17 @@ async def test_a_clock_that_was_set_back_keeps_the_order_of_arrival(tmp_path: Pa
     assert times == [100, 50, 120], "the decoder is told what it was told then"
 
 
-async def test_what_makes_no_sense_is_passed_over(tmp_path: Path) -> None:
+async def test_what_makes_no_sense_is_passed_over_and_told_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = await write(
         tmp_path, [(0, None), (1, "3045 1"), (2, "?!"), (3, "\ud800"), (4, "3045 2")]
     )
-    assert [price for _, _, price in played(path)] == [1.0, 2.0]
+    recording = CapturedRecording.load([path], decoder)
+    assert [tick.ltp for _, tick in recording.timeline()] == [1.0, 2.0]
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 messages in the captures of kite made no sense"
+    ]
 
 
 async def test_a_capture_of_an_unknown_feed_says_so(tmp_path: Path) -> None:
@@ -206,7 +224,7 @@ async def test_a_capture_that_is_replayed_ends_in_the_same_quotes_as_live(
         for count, text in enumerate(messages):
             at_ms = OPEN_MS + count * 100
             keep(text, at_ms * NS_PER_MS)
-            for tick in decode.ticks(text, at_ms):
+            for tick in filter(None, decode.ticks(text, at_ms)):
                 emit(tick)
         done.set()
         await asyncio.Event().wait()

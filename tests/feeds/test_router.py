@@ -348,6 +348,13 @@ async def test_the_feed_that_failed_is_not_listened_to_for_what_the_standby_brin
         assert scene.ticks == [("INFY", "odin")], "of which the standby has brought nothing"
 
 
+async def test_what_the_standby_brings_unasked_is_not_remembered() -> None:
+    async with covered() as scene:
+        scene.feeds["kite"].tick(GOLD)
+        scene.feeds["kite"].tick(SBIN)
+        assert scene.router._brought == {SBIN.key}
+
+
 async def test_a_standby_that_fails_too_silences_nobody() -> None:
     async with covered() as scene:
         scene.feeds["kite"].tick()

@@ -395,6 +395,22 @@ async def test_a_burst_in_one_message_lets_others_run(monkeypatch: pytest.Monkey
     assert metrics.feed_rests == pytest.approx(50_000 * TICK_S / TURN_S, rel=0.5)
 
 
+async def test_what_holds_no_ticks_lets_others_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(silent) as socket:
+        bystander = Bystander(monkeypatch)
+
+        def nothing() -> Iterator[None]:
+            for _ in range(100):
+                bystander.now_s += TURN_S / 2
+                yield None
+
+        async with bystander.watching():
+            await socket.deliver(nothing(), bystander.emit)
+    assert bystander.emitted == 0
+    assert bystander.turns >= 25
+    assert bystander.longest_s <= 2 * TURN_S
+
+
 async def test_a_burst_of_messages_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     count, each = 5_000, 10
     all_sent = asyncio.Event()

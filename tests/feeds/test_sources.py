@@ -241,7 +241,7 @@ def test_the_real_venues_can_be_built() -> None:
     assert [source.feed.name for source in found] == ["kite", "odin"]
     for name in ("kite", "odin"):
         decoder = sources.decoder(given, name, REGISTRY)
-        assert list(decoder.ticks(b"garbage" * 3, 1)) == []
+        assert list(filter(None, decoder.ticks(b"garbage" * 3, 1))) == []
 
 
 # ---------------------------------------------------------------------- recordings
@@ -286,6 +286,14 @@ def test_a_decoder_is_new_each_time_and_of_a_known_venue_only() -> None:
     assert sources.decoder(settings(), "kite", REGISTRY) is not first
     with pytest.raises(KeyError):
         sources.decoder(settings(), "simulator", REGISTRY)
+
+
+def test_an_index_that_no_master_has_named_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    chosen = settings(kite={"indices": ["265 = BSE:SENSEX", "256265=NSE:NIFTY 50"]})
+    sources.build(chosen, "kite", REGISTRY, Metrics())
+    assert [record.getMessage() for record in caplog.records] == [
+        "feed kite goes without BSE:SENSEX of kite.indices: import a master that has it and restart"
+    ]
 
 
 async def test_the_default_indices_of_nse_are_known_without_a_master(tmp_path: Path) -> None:

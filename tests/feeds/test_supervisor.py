@@ -309,6 +309,25 @@ async def test_credentials_that_always_change_and_never_work_do_not_hammer() -> 
     assert pauses == [CREDENTIALS_CHECK_S * factor for factor in (1, 2, 4, 8, 16, 32, 32, 32, 32)]
 
 
+async def test_a_fault_where_credentials_are_looked_for_is_counted_and_the_look_repeated() -> None:
+    asked = 0
+
+    async def has_new_credentials() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise RuntimeError("can't start new thread")
+        return True
+
+    scene = Scene(has_new_credentials=has_new_credentials)
+    async with scene.running():
+        scene.supervisor.want([SBIN])
+        await scene.feed.end(FeedRejected("no"))
+        await scene.time.advance(3 * CREDENTIALS_CHECK_S)
+        assert scene.feed.runs == 2
+    assert scene.metrics.faults == 2
+
+
 async def test_a_rejection_out_of_hours_is_stale_only_from_the_opening_on() -> None:
     async def has_new_credentials() -> bool:
         return False

@@ -602,6 +602,27 @@ def test_details_end_with_their_day(desk: Desk) -> None:
     assert desk.board.detail(RELIANCE) is None
 
 
+def test_an_order_book_is_no_part_of_another_feeds_quote(desk: Desk) -> None:
+    def apply(source: str, detail: Detail | None = None) -> Detail | None:
+        desk.board.apply(Tick(RELIANCE, THU_MS, 1365.5, detail=detail), NOW_NS, source=source)
+        return desk.board.detail(RELIANCE)
+
+    assert apply("kite", Detail(oi=7, depth=DEPTH)) == Detail(oi=7, depth=DEPTH)
+    assert apply("kite") == Detail(oi=7, depth=DEPTH)
+    assert apply("odin", Detail(oi=8)) == Detail(oi=8)
+    assert apply("kite") is None
+
+
+def test_a_detail_that_is_forgotten_is_not_completed_later(desk: Desk) -> None:
+    quote = desk.tick(1365.5, detail=Detail(1366.12, 100, 200, 7, DEPTH))
+    desk.board.forget_detail(RELIANCE)
+    desk.board.forget_detail(STRANGER)
+    assert desk.board.detail(RELIANCE) is None
+    assert desk.board.quote(RELIANCE) == quote
+    desk.tick(1365.5, detail=Detail(oi=8))
+    assert desk.board.detail(RELIANCE) == Detail(oi=8)
+
+
 def test_a_quote_says_its_source_where_it_is_told_one(desk: Desk) -> None:
     quote = desk.board.apply(Tick(RELIANCE, THU_MS, 1365.5), NOW_NS, source="kite")
     assert quote is not None

@@ -17,6 +17,9 @@ from odin.model import Mode
 DEFAULT_MODE: Final[Mode] = "quote"
 """The mode of what has been subscribed and not been given another."""
 
+MAX_TEXT_CHARS: Final = 16_384
+"""Orders and errors are a tenth of it; JSON that is built to be slow takes 2 ms."""
+
 Token = Annotated[int, Meta(ge=0, le=MAX_TOKEN)]
 
 
@@ -91,6 +94,8 @@ def encode_text(text: Text) -> str:
 
 def decode_text(text: str) -> Text:
     """Return a text message of the server. Raises RemoteWireError."""
+    if len(text) > MAX_TEXT_CHARS:
+        raise RemoteWireError(f"a text of {len(text)} characters")
     try:
         return _texts.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):

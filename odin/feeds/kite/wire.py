@@ -282,7 +282,7 @@ class KiteDecoder:
     def reset(self) -> None:
         """Change nothing: every message stands for itself, and time goes on across connections."""
 
-    def ticks(self, data: bytes | str, received_ms: int) -> Iterable[Tick]:
+    def ticks(self, data: bytes | str, received_ms: int) -> Iterable[Tick | None]:
         """Return the ticks of one message, each decoded when it is its turn."""
         if isinstance(data, str) or len(data) == len(HEARTBEAT):
             return ()
@@ -294,7 +294,7 @@ class KiteDecoder:
             return self._quotes(data[2:], received_ms)  # what most messages consist of, in a sweep
         return self._packets(data, count, received_ms)
 
-    def _packets(self, data: bytes, count: int, received_ms: int) -> Iterator[Tick]:
+    def _packets(self, data: bytes, count: int, received_ms: int) -> Iterator[Tick | None]:
         size = len(data)
         at = _U16.size
         for _ in range(count):
@@ -308,18 +308,20 @@ class KiteDecoder:
             read = self._READERS.get(length)
             if read is None:
                 self.malformed += 1
+                yield None
             else:
                 yield from read(self, data, begin, received_ms)
         if at != size:  # it was cut off, or goes on after its last packet
             self.malformed += 1
 
-    def _quotes(self, data: bytes, time_ms: int) -> Iterator[Tick]:
+    def _quotes(self, data: bytes, time_ms: int) -> Iterator[Tick | None]:
         """Yield the ticks of nothing but quote packets, each with its length before it."""
         find = self._known.get
         for fields in _FRAMED_QUOTE.iter_unpack(data):
             _, token, last, average, volume, buy, sell, first, high, low, close = fields
             known = find(token) or self._meet(token)
             if known is None or last <= 0:
+                yield None
                 continue
             if time_ms > known.last_ms:
                 known.last_ms = time_ms
@@ -337,15 +339,19 @@ class KiteDecoder:
             )
             yield tuple.__new__(Tick, tick)  # as Tick(*tick) does, in half the time
 
-    def _quote(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick]:
+    def _quote(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick | None]:
         return self._quotes(data[at - _U16.size : at + _QUOTE.size], received_ms)
 
-    def _full(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick]:
+    def _full(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick | None]:
         values = _FULL.unpack_from(data, at)
         time_ms = self._time_ms(values[15], received_ms)
         if time_ms is None:
+            yield None
             return
         for tick in self._quote(data, at, time_ms):  # it begins like one
+            if tick is None:
+                yield None
+                return
             known, quote = self._known[values[0]], tick.detail or Detail()
             unit = known.divisor
             detail = Detail(
@@ -357,23 +363,27 @@ class KiteDecoder:
             )
             yield Tick(*tick[:8], detail)
 
-    def _ltp(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick]:
+    def _ltp(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick | None]:
         token, last = _LTP.unpack_from(data, at)
         known = self._known.get(token) or self._meet(token)
         if known is not None and last > 0:
             yield Tick(known.key, known.at(received_ms), last / known.divisor)
+        else:
+            yield None
 
-    def _index(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick]:
+    def _index(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick | None]:
         token, last, high, low, first, close, _ = _INDEX_QUOTE.unpack_from(data, at)
         known = self._known.get(token) or self._meet(token)
         if known is not None and last > 0:
             unit = known.divisor
             prices = (price / unit or None for price in (first, high, low, close))
             yield Tick(known.key, known.at(received_ms), last / unit, None, *prices)
+        else:
+            yield None
 
-    def _full_index(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick]:
+    def _full_index(self, data: bytes, at: int, received_ms: int) -> Iterator[Tick | None]:
         time_ms = self._time_ms(_INDEX_FULL.unpack_from(data, at)[-1], received_ms)
-        return iter(()) if time_ms is None else self._index(data, at, time_ms)
+        return iter((None,)) if time_ms is None else self._index(data, at, time_ms)
 
     _READERS: Final = {
         _LTP.size: _ltp,

@@ -39,8 +39,8 @@ from odin.settings import OdinFeedSettings
 LOGIN_TIMEOUT_S: Final = 10.0
 PACE_S: Final = 0.02
 """Between two requests."""
-SLICE_BYTES: Final = 16_384
-"""Decoded in one go: inflated, it may be a thousand times as much, and none of it a tick."""
+SLICE_BYTES: Final = 2_048
+"""Decoded in one go: inflated, it may be a thousand times as much, and no message in it."""
 MAX_NOTICES_LOGGED: Final = 50
 """Of one connection: a broker may send news all day long."""
 

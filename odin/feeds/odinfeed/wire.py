@@ -117,28 +117,27 @@ class OdinDecoder:
         self._frames.reset()
         self._states.clear()
 
-    def ticks(self, data: bytes | str, received_ms: int) -> Iterator[Tick]:
+    def ticks(self, data: bytes | str, received_ms: int) -> Iterator[Tick | None]:
         """Yield the ticks of one WebSocket message, which may hold half a frame or many."""
         if isinstance(data, str):
             data = data.encode("utf-8", "surrogatepass")
         for message in self._frames.messages(data):
             head = _HEAD.search(message)
+            tick = None
+            code = 0 if head is None else int(head[1])
             if head is None:
                 self.malformed += 1
-                continue
-            code = int(head[1])
-            if code in _PRICES:
+            elif code in _PRICES:
                 at = message.find(_RECORD_TAG, head.end() - 1) if code == TOUCHLINE else -1
                 if at >= 0:
                     tick = self._of_record(message, at + len(_RECORD_TAG), received_ms)
                 else:
                     tick = self._of_text(code, _PAIR.findall(message, head.end() - 1), received_ms)
-                if tick is not None:
-                    yield tick
             elif code in NOTICES:
                 pairs = _PAIR.findall(message, head.end() - 1)
                 fields = {tag.decode(): text.decode("utf-8", "replace") for tag, text in pairs}
                 self._on_notice(Notice(code, fields))
+            yield tick
 
     def _count(self) -> None:
         self.malformed += 1

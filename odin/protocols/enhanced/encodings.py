@@ -92,6 +92,14 @@ _to_json: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _to_msgpack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 
 
+def encode_plain(quote: Quote, sent_ms: int) -> bytes:
+    """Return the frame of a live quote in json and the quote mode: nearly all frames are such, and
+    are spared the choices of `encode_quote`."""
+    return text_frame(
+        _to_json(MarketData(quote.symbol, quote.token, quote.exchange, quote, sent_ms))
+    )
+
+
 def encode_quote(
     encoding: Encoding,
     key: InstrumentKey,

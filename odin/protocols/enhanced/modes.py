@@ -58,12 +58,13 @@ def full_quote(quote: Quote, detail: Detail | None) -> FullQuote:
 
 
 def _possible(count: int | None) -> int | None:
-    return count if count is not None and 0 <= count <= MAX_VOLUME else None
+    return count if type(count) is int and 0 <= count <= MAX_VOLUME else None
 
 
 def _is_possible(level: Level) -> bool:
     return (
         0.0 < level.price < MAX_PRICE
+        and type(level.quantity) is type(level.orders) is int
         and 0 <= level.quantity <= MAX_VOLUME
         and 0 <= level.orders <= MAX_ORDERS
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from odin.hub.hub import Hub
 from odin.metrics import Metrics
 from odin.model import Detail, InstrumentKey, Quote
-from odin.protocols.enhanced.encodings import DELTAS, encode_delta, encode_quote
+from odin.protocols.enhanced.encodings import DELTAS, encode_delta, encode_plain, encode_quote
 from odin.protocols.enhanced.modes import FullQuote, full_quote, has_lost
 from odin.topics import QuoteTopic, Topic
 
@@ -67,6 +67,9 @@ class QuotePublisher:
         full: FullQuote | None = None
         for topic in topics:
             _, encoding, mode = topic
+            if encoding == "json" and mode == "quote":
+                self._hub.publish(topic, encode_plain(quote, sent_ms))
+                continue
             if mode != "full":
                 shown = quote
             else:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import repeat
 
 from odin.errors import ClientError, Disconnect, StoreError, StoreFull, StoreUnavailable
 from odin.hub.outbox import Subscriber
@@ -274,8 +275,9 @@ class Session:
         async with self._lock:
             found, failed = self._resolve(request, "no_stocks_subscribe")
             held = self._watchlist
-            already = [item.label for key, item in found.items() if key in held]
-            added = {key: _symbol(item) for key, item in found.items() if key not in held}
+            keys = held.keys()
+            already = [item.label for key, item in found.items() if key in keys]
+            added = {key: _symbol(item) for key, item in found.items() if key not in keys}
             changed = [
                 (key, mode)
                 for key in found
@@ -318,7 +320,7 @@ class Session:
             services.accounts.bring_client(self._owner)
             self._is_known = True
         now_ms = services.wall_ms()
-        new = [Subscription(key, symbol, now_ms, mode) for key, symbol in added.items()]
+        new = list(map(Subscription, added, added.values(), repeat(now_ms), repeat(mode)))
         sha256 = self._resume.sha256 if self._resume is not None else None
         with services.accounts.of(self._owner).holding(len(new)):
             await services.journal.record(
@@ -402,7 +404,12 @@ class Session:
         return _topic(key, self._encoding, self._watchlist.mode(key))
 
     def _topics(self, keys: Iterable[InstrumentKey]) -> list[QuoteTopic]:
-        return [self._topic(key) for key in keys]
+        keys = list(keys)
+        encoding = self._encoding
+        return [
+            _topic(key, encoding, mode)
+            for key, mode in zip(keys, self._watchlist.modes(keys), strict=True)
+        ]
 
     def _stream(
         self,

@@ -4,7 +4,7 @@ In memory only: who changes it has made the change durable before. Thousands of 
 same stocks, so keys and symbols are the registry's own objects where they can be.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -34,6 +34,15 @@ class Watchlist:
     def __contains__(self, key: object) -> bool:
         return key in self._symbols
 
+    def keys(self) -> KeysView[InstrumentKey]:
+        """Return a view of what is held."""
+        return self._symbols.keys()
+
+    def modes(self, keys: Iterable[InstrumentKey]) -> list[Mode]:
+        """Return the mode of each."""
+        modes = self._modes
+        return [modes.get(key, "quote") for key in keys] if modes else ["quote" for _ in keys]
+
     def mode(self, key: InstrumentKey) -> Mode:
         """Return how much of the stock's quotes is wanted."""
         return self._modes.get(key, "quote")
@@ -57,7 +66,8 @@ class Watchlist:
     def add(self, symbols: Mapping[InstrumentKey, str], mode: Mode) -> None:
         """Put new stocks at the end."""
         self._symbols.update(symbols)
-        self.change(symbols, mode)
+        if mode != "quote":
+            self.change(symbols, mode)
 
     def change(self, keys: Iterable[InstrumentKey], mode: Mode) -> None:
         """Hold these in another mode, in their places."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from odin.errors import LocalWireError, RemoteWireError
 from odin.feeds.kite.text import (
+    MAX_TEXT_CHARS,
     SetMode,
     Subscribe,
     Text,
@@ -88,7 +89,11 @@ def test_texts_of_the_server(text: str, problem: str | None) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"data":"x"}', '{"type":1}', '"\ud800"', '{"type":"x","data":' + "[" * 99_999],
+    [
+        *("", "{", "[]", '{"data":"x"}', '{"type":1}', '"\ud800"'),
+        '{"type":"x","data":' + "[" * 9_999,
+        '{"type":"x","data":"' + "x" * MAX_TEXT_CHARS + '"}',  # too long to be one
+    ],
 )
 def test_what_is_no_text_is_refused(text: str) -> None:
     with pytest.raises(RemoteWireError):

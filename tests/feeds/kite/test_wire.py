@@ -133,7 +133,7 @@ def decoder() -> KiteDecoder:
 def ticks(data: bytes | str, received_ms: int = NOW_MS) -> list[Tick]:
     """Decode one message that has nothing malformed in it."""
     fresh = decoder()
-    found = list(fresh.ticks(data, received_ms))
+    found = list(filter(None, fresh.ticks(data, received_ms)))
     assert fresh.malformed == 0
     return found
 
@@ -208,7 +208,7 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(RemoteWireError):
         decode_message(data)
     lenient = decoder()
-    list(lenient.ticks(data, NOW_MS))
+    list(filter(None, lenient.ticks(data, NOW_MS)))
     assert lenient.malformed == 1
 
 
@@ -229,7 +229,7 @@ def test_a_message_cut_off_anywhere_is_an_error_of_theirs() -> None:
         with pytest.raises(RemoteWireError):
             decode_message(message[:at])
         lenient = decoder()
-        found = list(lenient.ticks(message[:at], NOW_MS))
+        found = list(filter(None, lenient.ticks(message[:at], NOW_MS)))
         assert found == whole[: len(found)]
         assert lenient.malformed == 1
 
@@ -409,7 +409,7 @@ def test_what_cannot_be_read_is_passed_over_and_the_rest_is_not() -> None:
     strange = laid_out(8, {0: 0x5FF, 4: 100})
     lenient = decoder()
     message = framed(bytes(7), LTP_BYTES, strange, QUOTE_BYTES, bytes(200))
-    found = [tick.key for tick in lenient.ticks(message, NOW_MS)]
+    found = [tick.key for tick in filter(None, lenient.ticks(message, NOW_MS))]
     assert found == [RELIANCE, RELIANCE]
     assert lenient.malformed == 3
 
@@ -424,14 +424,16 @@ def test_time_never_goes_back_when_the_mode_changes() -> None:
             (QUOTE_BYTES, NOW_MS - 5000),  # our clock was set back
             (LTP_BYTES, NOW_MS + 1),
         ]
-        for tick in one.ticks(framed(data), received_ms)
+        for tick in filter(None, one.ticks(framed(data), received_ms))
     ]
     assert times == [NOW_MS, NOW_MS, NOW_MS, NOW_MS + 1]
     one.reset()
-    assert [tick.exchange_ms for tick in one.ticks(framed(FULL_BYTES), NOW_MS)] == [NOW_MS + 1]
+    assert [tick.exchange_ms for tick in filter(None, one.ticks(framed(FULL_BYTES), NOW_MS))] == [
+        NOW_MS + 1
+    ]
     # Another instrument has a time of its own.
     other = framed((0x502).to_bytes(4, "big") + FULL_BYTES[4:])
-    assert [tick.exchange_ms for tick in one.ticks(other, NOW_MS)] == [NOW_S * 1000]
+    assert [tick.exchange_ms for tick in filter(None, one.ticks(other, NOW_MS))] == [NOW_S * 1000]
 
 
 def test_without_a_time_of_the_exchange_ours_stands_in() -> None:
@@ -445,7 +447,9 @@ def test_an_impossible_time_of_the_exchange_holds_nothing_up(exchange_s: int) ->
     message = encode_message(
         [FULL._replace(exchange_s=exchange_s), IndexFullPacket(INDEX, exchange_s), FULL]
     )
-    assert [tick.exchange_ms for tick in lenient.ticks(message, NOW_MS)] == [NOW_S * 1000]
+    assert [tick.exchange_ms for tick in filter(None, lenient.ticks(message, NOW_MS))] == [
+        NOW_S * 1000
+    ]
     assert lenient.malformed == 2
 
 
@@ -466,7 +470,7 @@ def test_the_decoder_agrees_with_the_strict_one(them: list[Packet], received_ms:
             strange += 1
         elif last > 0:
             expected.append((key, last / divisor(token)))
-    found = list(lenient.ticks(encode_message(them), received_ms))
+    found = list(filter(None, lenient.ticks(encode_message(them), received_ms)))
     assert [(tick.key, tick.ltp) for tick in found] == expected
     assert lenient.malformed == strange
 
@@ -475,10 +479,33 @@ def test_the_decoder_agrees_with_the_strict_one(them: list[Packet], received_ms:
 @example(b"", 0)
 def test_the_decoder_takes_anything(data: bytes | str, received_ms: int) -> None:
     lenient = decoder()
-    for tick in lenient.ticks(data, received_ms):
+    for tick in filter(None, lenient.ticks(data, received_ms)):
         assert tick.ltp > 0
         assert tick.exchange_ms < received_ms + MAX_AHEAD_MS
 
 
 def test_text_holds_no_ticks() -> None:
     assert ticks('{"type":"order","data":{}}') == []
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        LtpPacket(738_561, 0),
+        LtpPacket(0x1FF, 100),
+        IndexFullPacket(IndexQuotePacket(0x1FF, 1, 1, 1, 1, 1, 1), 0),
+        IndexFullPacket(IndexQuotePacket(0x1FF, 1, 1, 1, 1, 1, 1), 2**32 - 1),
+    ],
+)
+def test_what_is_no_tick_is_none_so_that_others_may_run_in_between(packet: Packet) -> None:
+    decoder = KiteDecoder(KiteSettings(indices=()), {})
+    assert list(decoder.ticks(encode_message([packet] * 3), NOW_MS)) == [None] * 3
+
+
+def test_packets_of_no_known_length_are_none_too() -> None:
+    decoder = KiteDecoder(KiteSettings(indices=()), {})
+    assert list(decoder.ticks(b"\0\3" + b"\0\0" * 3, NOW_MS)) == [None] * 3
+    quote = struct.pack(">HI10I", 44, 0x1FF, *range(10))
+    full = struct.pack(">HI45I", 184, 0x1FF, *range(45))
+    for packets in (quote * 3, full * 3):
+        assert list(decoder.ticks(b"\0\3" + packets, NOW_MS)) == [None] * 3

@@ -37,7 +37,7 @@ async def ticks(ws: ClientWebSocketResponse, count: int) -> list[Tick]:
     decoder = OdinDecoder(OdinFeedSettings(), INDICES)
     found: list[Tick] = []
     while len(found) < count:
-        found += decoder.ticks(await ws.receive_bytes(timeout=5), AT_MS)
+        found += filter(None, decoder.ticks(await ws.receive_bytes(timeout=5), AT_MS))
     return found
 
 

@@ -55,7 +55,7 @@ class Decoding:
 
     def read(self, *messages: bytes, received_ms: int = NOW_MS) -> list[Tick]:
         data = encode_frame(encode_messages(messages))
-        return list(self.decoder.ticks(data, received_ms))
+        return list(filter(None, self.decoder.ticks(data, received_ms)))
 
     def touchline(self, *fields: tuple[int, object], received_ms: int = NOW_MS) -> list[Tick]:
         message = encode_message(TOUCHLINE, ((1, 1), (7, 22), *fields))
@@ -68,7 +68,7 @@ class Decoding:
 
 def test_it_is_a_decoder() -> None:
     decoder: Decoder = OdinDecoder(OdinFeedSettings(), INDICES)
-    assert list(decoder.ticks(b"", 0)) == []
+    assert list(filter(None, decoder.ticks(b"", 0))) == []
     assert decoder.malformed == 0
 
 
@@ -86,9 +86,9 @@ def test_the_example_of_the_specification() -> None:
 
 def test_a_capture_of_text_messages_is_read_like_bytes() -> None:
     framed = encode_plain_frame(EXAMPLE).decode("ascii")
-    ticks = list(Decoding().decoder.ticks(framed, NOW_MS))
+    ticks = list(filter(None, Decoding().decoder.ticks(framed, NOW_MS)))
     assert [tick.ltp for tick in ticks] == [1300.35]
-    assert list(Decoding().decoder.ticks("\ud800", NOW_MS)) == []
+    assert list(filter(None, Decoding().decoder.ticks("\ud800", NOW_MS))) == []
 
 
 def test_missing_tags_are_those_of_the_last_message() -> None:
@@ -415,7 +415,7 @@ def test_notices_are_told_in_order_with_the_ticks() -> None:
     logon = encode_message(LOGON, ((70, 10004), (97, 3)))
     said = encode_message(ADMIN_TEXT, ((1, "Good morning"),))
     data = encode_frame(encode_messages([logon, EXAMPLE, said]))
-    for tick in decoder.ticks(data, NOW_MS):
+    for tick in filter(None, decoder.ticks(data, NOW_MS)):
         seen.append(tick.ltp)
     fields = {"65": "272", "66": "000000", "70": "10004", "97": "3"}
     assert seen[:2] == [Notice(LOGON, fields), 1300.35]
@@ -438,7 +438,11 @@ def test_what_hears_a_notice_may_end_it() -> None:
 
     decoder = OdinDecoder(OdinFeedSettings(), INDICES, refuse)
     with pytest.raises(ZeroDivisionError):
-        list(decoder.ticks(encode_frame(encode_messages([encode_message(LOGON)])), NOW_MS))
+        list(
+            filter(
+                None, decoder.ticks(encode_frame(encode_messages([encode_message(LOGON)])), NOW_MS)
+            )
+        )
 
 
 streams = st.lists(
@@ -462,9 +466,11 @@ streams = st.lists(
 @given(streams, st.integers(1, 30))
 def test_any_bytes_in_any_pieces_give_the_same_ticks(stream: bytes, size: int) -> None:
     whole, chopped = Decoding(), Decoding()
-    ticks = list(whole.decoder.ticks(stream, NOW_MS))
+    ticks = list(filter(None, whole.decoder.ticks(stream, NOW_MS)))
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-    assert [t for piece in pieces for t in chopped.decoder.ticks(piece, NOW_MS)] == ticks
+    assert [
+        t for piece in pieces for t in filter(None, chopped.decoder.ticks(piece, NOW_MS))
+    ] == ticks
     assert (chopped.malformed, chopped.notices) == (whole.malformed, whole.notices)
     for tick in ticks:
         prices = [p for p in (*tick[2:3], *tick[4:8]) if p is not None]
@@ -495,3 +501,15 @@ def test_an_unknown_segment_is_counted_once() -> None:
 def test_what_a_message_cannot_hold_is_our_mistake(value: str) -> None:
     with pytest.raises(LocalWireError, match="cannot hold"):
         encode_message(ADMIN_TEXT, ((1, value),))
+
+
+def test_what_is_no_tick_is_none_so_that_others_may_run_in_between() -> None:
+    parts = [
+        encode_message(350),
+        b"no message",
+        encode_message(209, ((1, "x"), (7, 22))),
+        encode_message(209, ((1, 1), (7, 22), (8, 100))),
+    ]
+    found = list(Decoding().decoder.ticks(encode_frame(encode_messages(parts)), NOW_MS))
+    assert found[:3] == [None, None, None]
+    assert found[3] is not None

@@ -172,8 +172,11 @@ async def test_two_keys_with_one_client_id_have_two_sessions(server: Server) -> 
             data = (await client.ask("get_subscriptions"))["data"]
             assert data["subscribed_symbols"] == expected
             assert (await client.ask("ping"))["status"] == "alive"
-    async with Client(server.ws, "desk", **bearer(one)) as again:
-        assert again.welcome["data"]["subscribed_stocks"] == 1
+    kept = {row.client_id: row.subscription_count for row in await server.node.store.clients()}
+    assert sorted(kept.values()) == [1, 2], "on disk they are two as well"
+    for key, count in ((one, 1), (other, 2)):
+        async with Client(server.ws, "desk", **bearer(key)) as again:
+            assert again.welcome["data"]["subscribed_stocks"] == count
 
 
 async def test_the_same_key_takes_its_own_session_over(server: Server) -> None:

@@ -18,6 +18,7 @@ from odin.protocols.enhanced.encodings import (
     ENCODINGS,
     SUBPROTOCOLS,
     encode_delta,
+    encode_plain,
     encode_quote,
     negotiate,
 )
@@ -77,6 +78,7 @@ def test_json_is_the_guides_example_to_the_byte() -> None:
         '"is_new_week_52_low":false},"timestamp":1756971591651}'
     )
     assert payload(encode_quote("json", KEY, RELIANCE, SENT_MS)).decode() == expected
+    assert encode_plain(RELIANCE, SENT_MS) == encode_quote("json", KEY, RELIANCE, SENT_MS)
 
 
 @pytest.mark.parametrize("encoding", ["json-delta", "msgpack", "msgpack-delta"])

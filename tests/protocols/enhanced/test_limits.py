@@ -1,16 +1,31 @@
 """Limits that all connections of one API key, or of one address, share."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from odin.settings import LimitSettings
 from tests.support.keys import REQUIRED, bearer, make_key
 from tests.support.server import Client, running
 
 FEW: dict[str, Any] = {"requests_per_s_per_key": 0.01, "request_burst_per_key": 4}
+VECTORS = Path(__file__).resolve().parents[3] / "clients" / "vectors"
+
+
+async def test_every_limit_of_the_settings_is_announced(tmp_path: Path) -> None:
+    """All but whom the limits do not count, which is no client's business."""
+    defaults = msgspec.to_builtins(LimitSettings())
+    del defaults["exempt_addresses"]
+    others = {name: value + 1 for name, value in defaults.items()}
+    async with running(tmp_path, limits=others) as server, Client(server.ws, "me") as client:
+        assert client.welcome["data"]["limits"] == others
+    example = json.loads((VECTORS / "welcome.json").read_text(encoding="utf-8"))
+    assert example["message"]["data"]["limits"] == defaults, "what clients are tested with"
 
 
 async def test_requests_of_one_key_are_limited_on_all_its_connections(tmp_path: Path) -> None:

@@ -95,8 +95,9 @@ async def test_full_leaves_out_what_the_feed_does_not_tell(server: Server) -> No
 async def test_the_last_known_values_come_in_the_subscriptions_mode(
     server: Server, mode: str
 ) -> None:
-    server.tick(SBIN, 800.0, detail=DETAIL)
-    async with Client(server.ws, "me") as client:
+    async with Client(server.ws, "other") as other, Client(server.ws, "me") as client:
+        await subscribe(other, "full", "SBIN")
+        server.tick(SBIN, 800.0, detail=DETAIL)
         await subscribe(client, mode, "SBIN")
         message = await client.quote()
     assert message["snapshot"] is True
@@ -105,6 +106,28 @@ async def test_the_last_known_values_come_in_the_subscriptions_mode(
     async with Client(server.ws, "me") as client:
         again = await client.quote()
     assert again["data"] == message["data"]
+
+
+async def test_an_order_book_of_before_is_not_shown_with_a_later_quote(tmp_path: Path) -> None:
+    """The feed goes on without one while nobody wants it."""
+    async with (
+        running(tmp_path, feed={"linger_s": 0.0}) as server,
+        Client(server.ws, "other") as other,
+        Client(server.ws, "me") as client,
+    ):
+        await other.subscribe("SBIN")
+        await subscribe(client, "full", "SBIN")
+        server.tick(SBIN, 800.0, detail=DETAIL)
+        assert "depth" in (await client.quote())["data"]
+        await subscribe(client, "ltp", "SBIN")
+        server.tick(SBIN, 801.0, detail=DETAIL)  # was on its way
+        server.tick(SBIN, 802.0)
+        await subscribe(client, "full", "SBIN")
+        message = await client.until(lambda m: m.get("mode") == "full")
+        assert message["data"]["ltp"] == 802.0
+        assert message["data"].keys().isdisjoint(SHOWN)
+        server.tick(SBIN, 803.0, detail=DETAIL)
+        assert (await client.quote())["data"].items() >= SHOWN.items()
 
 
 async def test_the_answer_to_snapshot_has_quotes_in_every_mode(server: Server) -> None:
@@ -174,8 +197,8 @@ async def test_a_gap_is_told_to_everybody(server: Server) -> None:
 LEVEL = Level(799.95, 10, 2)
 IMPOSSIBLE_LEVELS = [
     *(msgspec.structs.replace(LEVEL, price=p) for p in (0.0, -1.0, 1e9, math.nan, math.inf)),
-    *(msgspec.structs.replace(LEVEL, quantity=n) for n in (-1, 2**53)),
-    *(msgspec.structs.replace(LEVEL, orders=n) for n in (-1, 2**32)),
+    *(msgspec.structs.replace(LEVEL, quantity=n) for n in (-1, 2**53, 1.5, True)),
+    *(msgspec.structs.replace(LEVEL, orders=n) for n in (-1, 2**32, math.nan)),
 ]
 
 
@@ -185,7 +208,7 @@ IMPOSSIBLE_LEVELS = [
         *(("avg_price", price) for price in (0.0, -1.0, 1e9, math.nan, math.inf)),
         *(("total_buy_qty", count) for count in (-1, 2**53, 2**64)),
         *(("total_sell_qty", count) for count in (-1, 2**53)),
-        *(("oi", count) for count in (-1, 2**53)),
+        *(("oi", count) for count in (-1, 2**53, 7.0, math.nan)),
         *(("depth", Depth((LEVEL, level), ())) for level in IMPOSSIBLE_LEVELS),
         *(("depth", Depth((), (level,))) for level in IMPOSSIBLE_LEVELS),
     ],
