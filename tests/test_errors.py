@@ -39,6 +39,10 @@ def test_texts_follow_the_house_rules(code: str, spec: ErrorSpec) -> None:
     assert spec.text.isprintable()
 
 
+def test_the_bounds_are_the_promised_ones() -> None:
+    assert (MAX_ERROR_CHARS, MAX_REFLECTED_CHARS) == (200, 64)
+
+
 @pytest.mark.parametrize("code", sorted(CLIENT_ERRORS))
 def test_a_message_stays_within_its_bound_whatever_is_filled_in(code: str) -> None:
     values = dict.fromkeys(fields(CLIENT_ERRORS[code]), "\x00" * 10_000)

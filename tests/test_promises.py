@@ -11,21 +11,26 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-NODE_ID = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+NODE_ID = re.compile(r"`(tests/[\w/]+\.py)::((?:Test\w+::)?test_\w+)`")
 SECTIONS = dict(re.findall(r"(?ms)^## (P\d+)\. (.*?)(?=^## )", PAGE))
 ROWS = dict(re.findall(r"(?m)^\| (S\d+) \| (.*) \|$", PAGE))
 
 
 @cache
 def names_in(path: str) -> frozenset[str]:
-    """The names of the tests of a file; none where there is no such file."""
+    """The tests of a file as pytest calls them; none where there is no such file."""
     file = ROOT / path
     if not file.exists():
         return frozenset()
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    places = [("", tree.body), *((f"{node.name}::", node.body) for node in classes)]
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
     return frozenset(
-        node.name for node in nodes if isinstance(node, functions) and node.name.startswith("test_")
+        prefix + node.name
+        for prefix, body in places
+        for node in body
+        if isinstance(node, functions)
     )
 
 

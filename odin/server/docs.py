@@ -72,7 +72,8 @@ in `failed_details`; the others of the request were carried out.
 
 _CLOSE_CODES = """
 A program that comes back should do so with the same `client_id`: its subscriptions are kept. Waits
-should be random within their bound, so that not all come back at once.
+should be random within their bound, so that not all come back at once. A client that reads nothing
+for a second when it is closed gets no code: its connection is reset, which it sees as 1006.
 """
 
 _METRICS = """

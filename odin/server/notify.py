@@ -25,6 +25,11 @@ class Notifier:
         self.watchdog_s = _watchdog_s(environ) if self._address else 0.0
         """The server is restarted when it was not heard for so long; 0: it need not be."""
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether somebody asked to be told."""
+        return bool(self._address)
+
     def send(self, *states: str) -> None:
         """Send assignments such as "READY=1". Never raises and never waits: a supervisor that does
         not listen must not harm the server."""

@@ -125,7 +125,7 @@ async def _serve_until(
     code = STOPS
     try:
         runner = await listen(node)
-        _renew_certificates_on_hangup(runner, settings)
+        _renew_certificates_on_hangup(runner, settings, is_supervised=notifier.is_heard)
         url = _announce(settings, runner, node)
         notifier.send("READY=1", f"STATUS=Listening on {url}")
         async with notifier.watchdog(lambda: not node.dead_tasks):
@@ -207,9 +207,11 @@ def _announce(settings: Settings, runner: web.AppRunner, node: Node) -> str:
     return url
 
 
-def _renew_certificates_on_hangup(runner: web.AppRunner, settings: Settings) -> None:
-    """Have SIGHUP read the certificate again, where there is one; elsewhere it ends the process,
-    as it does when a terminal is closed."""
+def _renew_certificates_on_hangup(
+    runner: web.AppRunner, settings: Settings, *, is_supervised: bool
+) -> None:
+    """Have SIGHUP read the certificate again, where there is one. Without it the signal ends the
+    process, as when a terminal is closed, but under systemd, which has none, it does nothing."""
     sites = [site for site in runner.sites if isinstance(site, TlsSite)]
 
     def renew() -> None:
@@ -219,9 +221,9 @@ def _renew_certificates_on_hangup(runner: web.AppRunner, settings: Settings) -> 
         except ConfigError as error:
             log.error("the certificate was not renewed", extra={"problem": str(error)})
         else:
-            log.info("the certificate was read again")
+            log.info("the certificate was read again" if sites else "there is nothing to reload")
 
-    if sites and hasattr(signal, "SIGHUP"):
+    if (sites or is_supervised) and hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renew)
 
 

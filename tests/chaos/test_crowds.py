@@ -93,12 +93,35 @@ async def test_long_a_thousand_clients_come_back_ten_times(
 # ---------------------------------------------------------------------- P1: kill -9
 
 
-async def kill_9(path: Path, figures: Figures, *, clients: int, rounds: int, changes: int) -> None:
+ACKNOWLEDGES_FIRST = """
+import asyncio
+from odin.store.journal import Journal
+record = Journal.record
+async def record_later(*arguments, **options):
+    waiting.add(asyncio.ensure_future(record(*arguments, **options)))
+waiting = set()
+Journal.record = record_later
+from odin.cli import main
+main()
+"""
+"""A server that says yes before it has written anything."""
+
+
+async def kill_9(
+    path: Path,
+    figures: Figures,
+    *,
+    clients: int,
+    rounds: int,
+    changes: int,
+    program: tuple[str, ...] = ("-m", "odin"),
+) -> int:
+    """Kill the server so often in a storm of changes; return how many acknowledged ones it lost."""
     lives = [Life(f"client{number}") for number in range(clients)]
     options = ("serve", "--port", "0", "--db", path / "odin.db")
     for _ in range(rounds):
         before = sum(life.acknowledged for life in lives)
-        async with odin(*options, ODIN_FEED__KIND="none", **UNLIMITED) as server:
+        async with odin(*options, program=program, ODIN_FEED__KIND="none", **UNLIMITED) as server:
             storms = [asyncio.ensure_future(life.storm(server.ws)) for life in lives]
 
             async with asyncio.timeout(60):
@@ -111,14 +134,25 @@ async def kill_9(path: Path, figures: Figures, *, clients: int, rounds: int, cha
         for life in lives:
             await life.check(server.ws)
     acknowledged = sum(life.acknowledged for life in lives)
-    figures(clients=clients, kills=rounds, acknowledged=acknowledged, lost=0)
+    lost = sum(life.missing for life in lives)
+    figures(clients=clients, kills=rounds, acknowledged=acknowledged, lost=lost)
     assert acknowledged >= rounds * changes
     assert all(life.acknowledged for life in lives)
+    return lost
 
 
 async def test_every_acknowledged_change_survives_kill_9(tmp_path: Path, figures: Figures) -> None:
     """P1: what was acknowledged is there, what was not is there whole or not at all."""
-    await kill_9(tmp_path, figures, clients=50, rounds=3, changes=700)
+    assert await kill_9(tmp_path, figures, clients=50, rounds=3, changes=700) == 0
+
+
+async def test_the_method_can_fail_a_server_that_acknowledges_first_loses_changes(
+    tmp_path: Path, figures: Figures
+) -> None:
+    """The same with a server that breaks the promise."""
+    program = ("-c", ACKNOWLEDGES_FIRST)
+    lost = await kill_9(tmp_path, figures, clients=50, rounds=1, changes=700, program=program)
+    assert lost > 0
 
 
 @pytest.mark.chaos_long
@@ -126,7 +160,7 @@ async def test_every_acknowledged_change_survives_kill_9(tmp_path: Path, figures
 async def test_long_every_acknowledged_change_survives_kill_9(
     tmp_path: Path, figures: Figures
 ) -> None:
-    await kill_9(tmp_path, figures, clients=200, rounds=20, changes=5000)
+    assert await kill_9(tmp_path, figures, clients=200, rounds=20, changes=5000) == 0
 
 
 # ---------------------------------------------------------------------- P5: take-over fights

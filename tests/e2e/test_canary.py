@@ -1,11 +1,16 @@
 """Keys, tickets and tokens used in right and wrong ways: none is seen again anywhere."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from odin.feeds.kite.text import Text
+from odin.feeds.odinfeed.wire import ADMIN_TEXT
+from tests.support.kite_server import KiteServer
+from tests.support.odin_server import OdinServer
 from tests.support.process import Process, odin, run_odin
 from tests.support.raw import Raw
 from tests.support.server import Client
@@ -153,3 +158,63 @@ async def test_no_secret_is_seen_again(tmp_path: Path, log_format: str) -> None:
     ledger.answers += [listed.encode(), clients.encode()]
     ledger.check(log, database)
     assert b"owner" in clients.encode()
+
+
+@pytest.mark.parametrize("name", ["kite", "odin"])
+async def test_no_secret_of_a_feed_is_seen_again(tmp_path: Path, name: str) -> None:
+    """However its venue behaves: gone, repeating the secret, refusing it."""
+    venue = KiteServer() if name == "kite" else OdinServer()
+    database, log, captures = tmp_path / "odin.db", tmp_path / "log", tmp_path / "captures"
+    credentials = tmp_path / "credentials"
+    ledger = Ledger()
+    secrets = {"api_key": "apiKeySecretapiKeySecret"}
+    if name == "kite":
+        secrets["access_token"] = "accessTokenSecretaccessTokenSecret"
+    ledger.secrets += secrets.values()
+    lines = [f"{what}={secret}\n" for what, secret in secrets.items()]
+    credentials.write_text("".join([*lines, "user=U1\n"]))
+    await venue.start()
+    environ = {
+        "ODIN_MARKET__GATE": "always",
+        "ODIN_FEED__KIND": name,
+        "ODIN_FEED__CAPTURE_DIR": str(captures),
+        f"ODIN_{name.upper()}__URL": venue.url,
+        f"ODIN_{name.upper()}__CREDENTIALS": f"file:{credentials}",
+    }
+    options = ("--log-level", "debug", "--port", "0", "--db", database)
+    try:
+        async with (
+            odin("serve", *options, log=log, **environ) as server,
+            Client(server.ws, "me") as client,
+        ):
+
+            async def look(state: str) -> None:
+                """Wait until the feed is in a state, and read everything that tells of it."""
+                await get(server, ledger, "/health")
+                async with asyncio.timeout(20):
+                    while f'"state":"{state}"'.encode() not in ledger.answers[-1]:
+                        await get(server, ledger, "/health")
+                for path in ("/", "/metrics", "/api/market-status"):
+                    await get(server, ledger, path)
+                ledger.answers.append(repr(await client.ask("market_status")).encode())
+
+            await client.subscribe("SBIN")
+            await look("streaming")
+            port = int(venue.url.rpartition(":")[2])
+            await venue.stop()
+            await look("backoff")
+            await venue.start(port)
+            await look("streaming")
+            for secret in ledger.secrets:
+                if isinstance(venue, KiteServer):
+                    venue.say(Text("message", f"dear {secret}"))
+                else:
+                    venue.say(ADMIN_TEXT, (1, f"dear {secret}"))
+            venue.refuse_credentials()
+            venue.drop()
+            await look("rejected")
+            assert await server.stop() == 0
+    finally:
+        await venue.stop()
+    ledger.check(log, database)
+    assert list(captures.iterdir())

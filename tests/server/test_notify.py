@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,23 @@ async def test_a_server_says_when_it_is_ready_alive_and_stopping(
     while last == ["WATCHDOG=1"]:
         last = await supervisor.heard()
     assert last == ["STOPPING=1"]
+
+
+async def test_a_reload_ends_nobody_s_connection(tmp_path: Path, supervisor: Supervisor) -> None:
+    """Without a certificate there is nothing to read again; `systemctl reload` sends SIGHUP."""
+    log, environ = tmp_path / "log", supervisor.environ
+    options = ("--port", "0", "--db", tmp_path / "odin.db")
+    async with (
+        odin("demo", *options, log=log, **environ) as server,
+        Client(server.ws, "me") as client,
+    ):
+        assert (await supervisor.heard())[0] == "READY=1"  # before it, the signal would end it
+        server.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5):
+            while "there is nothing to reload" not in log.read_text():
+                await asyncio.sleep(0.01)
+        assert (await client.ask("ping"))["status"] == "alive"
+        assert await server.stop() == 0
 
 
 async def test_a_server_that_is_not_well_is_silent(supervisor: Supervisor) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from odin.errors import OdinError
 from odin.node import Node
 from odin.server.run import address_of, listen
+from odin.settings import ServerSettings
 from tests.support.process import odin, run_odin
 from tests.support.raw import TEXT, Raw
 from tests.support.server import Client, settings_for
@@ -38,6 +40,20 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 async def node_on(path: Path, **server: object) -> Node:
     return await Node.start(settings_for(path, server=server))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells it of a listening socket")
+async def test_a_storm_of_connects_waits_in_the_kernel_and_not_for_a_retry(tmp_path: Path) -> None:
+    """What finds no room in the backlog comes again after 1 s, then 2 s."""
+    assert ServerSettings().backlog == 4096
+    node = await node_on(tmp_path, backlog=77)
+    runner = await listen(node)
+    [sock] = next(iter(runner.sites))._server.sockets  # type: ignore[attr-defined]
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    room = int.from_bytes(info[28:32], sys.byteorder)  # tcpi_sacked, tcp(7)
+    await node.stop()
+    await runner.cleanup()
+    assert room == 77
 
 
 # ---------------------------------------------------------------------- listening
