@@ -150,9 +150,33 @@ def odin_records() -> list[bytes]:
             )
         )
 
+    return odin_frames(record)
+
+
+def odin_texts() -> list[bytes]:
+    """Return frames of touchlines in text, in turn over all instruments."""
+    at = odinfeed.encode_time(NOW_MS)
+
+    def text(n: int) -> bytes:
+        last = 136_550 + n * 7919 % 400
+        return odinfeed.encode_message(
+            odinfeed.TOUCHLINE,
+            (
+                *((1, 1), (7, n % INSTRUMENTS + 1), (8, last), (73, at), (74, at)),
+                *((79, 1000 + n), (54, "-0.52"), (9, 10), (2, 100), (3, last - 5), (5, 200)),
+                *((6, last + 5), (80, 136_800), (81, 5000), (82, 6000), (76, 137_260)),
+                *((75, 137_180), (77, 137_600), (78, 135_530), (399, 100)),
+            ),
+        )
+
+    return odin_frames(text)
+
+
+def odin_frames(message: Callable[[int], bytes]) -> list[bytes]:
+    """Return PACKETS messages, as many to a frame as to a message of Kite."""
     return [
         framing.encode_frame(
-            framing.encode_messages(map(record, range(begin, begin + PACKETS_PER_MESSAGE)))
+            framing.encode_messages(map(message, range(begin, begin + PACKETS_PER_MESSAGE)))
         )
         for begin in range(0, PACKETS, PACKETS_PER_MESSAGE)
     ]
@@ -178,6 +202,12 @@ def cases() -> list[tuple[str, int, Callable[[], Decoder], list[bytes]]]:
             60_000,
             lambda: odinfeed.OdinDecoder(OdinFeedSettings(), {}),
             odin_records(),
+        ),
+        (
+            "ODIN touchlines in text",
+            60_000,
+            lambda: odinfeed.OdinDecoder(OdinFeedSettings(), {}),
+            odin_texts(),
         ),
     ]
 

@@ -45,7 +45,7 @@ CREATE TABLE subscriptions (
     symbol        TEXT    NOT NULL CHECK (symbol <> ''),  -- when it was subscribed
     subscribed_ms INTEGER NOT NULL,
     mode          TEXT    NOT NULL DEFAULT 'quote'  -- how much of each quote is sent
-        CHECK (mode IN ('ltp', 'quote', 'full')),
+        CHECK (mode = 'quote' OR mode = 'ltp' OR mode = 'full'),
     UNIQUE (client_id, exchange, segment, token)
 ) STRICT;
 

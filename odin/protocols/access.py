@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Protocol, Self
 
@@ -180,8 +181,10 @@ def _is_in(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
     return bool(plain) and any(ip_address(plain) in network for network in networks)
 
 
+@lru_cache(maxsize=4096)
 def _plain_address(text: str) -> str:
-    """Return an address as a proxy writes it, without its port; "" where it is none."""
+    """Return an address as a proxy writes it, without its port; "" where it is none. Kept between
+    calls: each connection asks several times, and parsing was a tenth of what it costs."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -163,7 +163,7 @@ class Api:
             "Market": f"{market}, {view.status.market_hours}",
             "Market time": ist_datetime_text(view.now_ms)
             + (" simulated" if view.is_simulated else ""),
-            "Feed": f"{view.feed.name}: {view.feed.state}",
+            "Feed": "; ".join(f"{feed.name}: {feed.state}" for feed in view.feeds or [view.feed]),
             "Connections": f"{node.enhanced.connection_count:,}",
             "Instruments": f"{len(node.registry):,}",
         }

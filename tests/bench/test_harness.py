@@ -220,6 +220,13 @@ def test_the_readme_shows_the_results() -> None:
     assert f"<!-- bench -->\n{table}\n" in (root / "README.md").read_text("utf-8")
 
 
+def test_the_readme_has_the_table_of_the_feeds() -> None:
+    root = Path(__file__).parents[2]
+    table = (root / "bench" / "FEEDS.md").read_text("utf-8").partition("\n|")[2].rstrip()
+    assert table.count("\n") == 5, "a head, a rule and four lines"
+    assert f"<!-- bench-feeds -->\n|{table}\n" in (root / "README.md").read_text("utf-8")
+
+
 CONNECTION_FIGURES = ("connects_per_s", "subscribes_per_s", "idle_kib", "subscribed_kib")
 
 

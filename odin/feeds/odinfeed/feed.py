@@ -9,10 +9,9 @@ supervisor's.
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
-from datetime import datetime
 from typing import Final
 
-from odin.clock import IST
+from odin.clock import WallClock, ist_time_text
 from odin.errors import FeedRejected, FeedUnavailable, LocalWireError, reflect
 from odin.feeds.base import Emit, Report, ignore
 from odin.feeds.credentials import CredentialSource
@@ -45,6 +44,7 @@ MAX_NOTICES_LOGGED: Final = 50
 """Of one connection: a broker may send news all day long."""
 
 log = logging.getLogger(__name__)
+_wall = WallClock()
 
 
 class OdinFeed:
@@ -203,7 +203,7 @@ class OdinFeed:
 
     async def _send(self, socket: FeedSocket, request: Request) -> None:
         """Raises FeedUnavailable, and LocalWireError for a value that no request can hold."""
-        now = datetime.now(IST).strftime("%H:%M:%S")
+        now = ist_time_text(_wall.now_ms())
         text = encode_request(request, now, self._settings.version)
         await socket.send(encode_frame(text, self._settings.dialect))
 
