@@ -10,10 +10,8 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from aiohttp import WSMsgType, web
 
@@ -44,13 +42,13 @@ from odin.feeds.kite.wire import (
 )
 from odin.model import InstrumentKey, Mode
 from odin.protocols.frames import binary_frame, text_frame
+from tests.support.venue import VenueServer
 
 NIFTY = InstrumentKey("NSE", "INDEX", 26000)
 INDICES: Mapping[str, InstrumentKey] = {"256265": NIFTY}
 INDEX_SEGMENT = 9
 CAPACITY = 3000
 BURST_PACKETS = 500
-WAIT_S = 10.0
 
 
 class Day:
@@ -128,7 +126,7 @@ class Connection:
         self.transport.write(binary_frame(message))
 
 
-class KiteServer:
+class KiteServer(VenueServer):
     """The ticker. `async with` starts and stops it.
 
     credentials: the api_key and access_token that are let in; None for all.
@@ -141,57 +139,28 @@ class KiteServer:
         credentials: tuple[str, str] | None = None,
         heartbeat_s: float = 1.0,
     ) -> None:
+        super().__init__()
         self.tokens = TokenMap(indices)
         self.connections: list[Connection] = []
         """Those that are open, oldest first."""
-        self.connects = 0
-        """Handshakes, accepted or refused."""
         self.refusals = 0
         self.largest_batch = 0
         """Tokens in the longest request."""
         self.headers: Mapping[str, str] = {}
         """Of the last handshake."""
-        self.nonsense = 0
-        """Requests that made no sense: Kite would ignore them."""
         self._credentials = credentials
         self._heartbeat_s = heartbeat_s
         self._days: dict[int, Day] = {}
-        self._is_refusing = False
-        self._is_silent = False
-        self._has_changed = asyncio.Event()
-        self._port = 0
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop()
 
     async def start(self, port: int = 0) -> None:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", port).start()
-        self._port = self._runner.addresses[0][1]
+        await super().start(port)
         self._beating = asyncio.create_task(self._beat())
 
     async def stop(self) -> None:
         self._beating.cancel()
         with suppress(asyncio.CancelledError):
             await self._beating
-        self.drop()
-        await self._runner.cleanup()
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self._port}"
+        await super().stop()
 
     # ------------------------------------------------------------------ what clients asked for
 
@@ -209,17 +178,6 @@ class KiteServer:
     async def wait_subscribed(self, subscriptions: Mapping[int, Mode]) -> None:
         """Wait until exactly these are subscribed, in these modes."""
         await self.wait_for(lambda: self.subscriptions == subscriptions)
-
-    async def wait_wanted(self, keys: set[InstrumentKey]) -> None:
-        """Wait until exactly these are subscribed, in whatever mode."""
-        await self.wait_for(lambda: self.wanted == keys)
-
-    async def wait_for(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so, looking whenever a client comes, goes or asks."""
-        async with asyncio.timeout(WAIT_S):
-            while not is_so():
-                self._has_changed.clear()
-                await self._has_changed.wait()
 
     # ------------------------------------------------------------------ what it sends
 

@@ -10,10 +10,8 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from aiohttp import WSMsgType, web
 
@@ -53,11 +51,11 @@ from odin.feeds.odinfeed.wire import (
 from odin.model import Depth, InstrumentKey, Level
 from odin.protocols.frames import binary_frame
 from odin.settings import OdinFeedSettings
+from tests.support.venue import VenueServer
 
 NIFTY = InstrumentKey("NSE", "INDEX", 26000)
 INDICES: Mapping[str, InstrumentKey] = {"1_26000": NIFTY}
 LOGON_REFUSED = "10001"
-WAIT_S = 10.0
 FRAME_MESSAGES = 200
 """Messages in one frame at most: the length of a frame has five digits."""
 DIVISORS: Mapping[str, int] = {"CD": 10_000}
@@ -170,7 +168,7 @@ class Connection:
         return found
 
 
-class OdinServer:
+class OdinServer(VenueServer):
     """The broadcast server. `async with` starts and stops it.
 
     credentials: the user and secret that are let in; None for all.
@@ -185,13 +183,10 @@ class OdinServer:
         credentials: tuple[str, str] | None = None,
         is_plain: bool = False,
     ) -> None:
+        super().__init__()
         self.numbering = Numbering((settings or OdinFeedSettings()).segments, indices)
         self.connections: list[Connection] = []
         """Those that are open, oldest first."""
-        self.connects = 0
-        """WebSockets that were opened."""
-        self.nonsense = 0
-        """Requests that made no sense, or came before the login."""
         self.expires_in_days: int | None = None
         """What the next logins are warned of."""
         self.is_mute = False
@@ -202,42 +197,6 @@ class OdinServer:
         self._credentials = credentials
         self._is_plain = is_plain
         self._days: dict[Scrip, Day] = {}
-        self._is_refusing = False
-        self._is_silent = False
-        self._has_changed = asyncio.Event()
-        self._port = 0
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.stop()
-
-    async def start(self, port: int = 0) -> None:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", port).start()
-        self._port = self._runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        self.drop()
-        await self._runner.cleanup()
-
-    @property
-    def port(self) -> int:
-        return self._port
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self._port}"
 
     # ------------------------------------------------------------------ what clients asked for
 
@@ -252,17 +211,6 @@ class OdinServer:
     def requests(self) -> list[Request]:
         """Those of all open connections."""
         return [request for client in self.connections for request in client.requests]
-
-    async def wait_wanted(self, keys: set[InstrumentKey]) -> None:
-        """Wait until exactly these are subscribed, in whatever mode."""
-        await self.wait_for(lambda: self.wanted == keys)
-
-    async def wait_for(self, is_so: Callable[[], bool]) -> None:
-        """Wait until something is so, looking whenever a client comes, goes or asks."""
-        async with asyncio.timeout(WAIT_S):
-            while not is_so():
-                self._has_changed.clear()
-                await self._has_changed.wait()
 
     # ------------------------------------------------------------------ what it sends
 
